@@ -1,0 +1,130 @@
+# `make demo` and `make test` are all a fresh machine needs: Python 3.10+, make and a C++ compiler.
+#
+#   PYTHON       the interpreter of the virtual environment      (python3)
+#   VENV         where the virtual environment is                (.venv)
+#   TORCH        the torch to install, as pip takes it           (torch==2.13.0)
+#   TORCH_INDEX  a package index to take torch from              (pip's own)
+#   PYTEST_ARGS  further arguments of pytest
+#   BENCH_ARGS   further arguments of `convext bench`
+#   DEMO_ARGS    further arguments of `convext demo`
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+TORCH_INDEX ?=
+PYTEST_ARGS ?=
+BENCH_ARGS ?=
+DEMO_ARGS ?=
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format bench wheel clean
+
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --quiet
+STAMPS := $(VENV)/stamps
+BUILD_TOOLS := "scikit-build-core>=0.11" "pybind11>=2.13" "cmake>=3.24" "ninja>=1.11" "numpy>=1.24"
+SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
+NATIVE_SOURCES := $(shell find tests/native -type f 2>/dev/null)
+CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cuh' '*.cu')
+CMAKE_LINES = "$(VENV)/bin/cmake" -S . -G Ninja -DCMAKE_MAKE_PROGRAM="$(abspath $(VENV))/bin/ninja" \
+	-DPython_EXECUTABLE="$(abspath $(PY))" -DCMAKE_BUILD_TYPE=Release --log-level=WARNING
+
+help:
+	@echo "make demo    install, then train a small CNN with nn.Conv2d and with ConvExt2d side by side"
+	@echo "make test    install, then run the tests"
+	@echo "make lint    check style, types and compiler warnings"
+	@echo "make format  rewrite the sources in the project's style"
+	@echo "make bench   install, then time convext against torch"
+	@echo "make wheel   build a wheel into dist/ and import it in a clean environment"
+	@echo "make clean   remove builds and caches (the virtual environment stays)"
+
+demo: $(STAMPS)/convext
+	@"$(VENV)/bin/convext" demo $(DEMO_ARGS)
+
+test: $(STAMPS)/test build/native/convext_native_tests
+	@build/native/convext_native_tests
+	@$(PY) -m pytest $(PYTEST_ARGS)
+
+bench: $(STAMPS)/convext
+	@"$(VENV)/bin/convext" bench $(BENCH_ARGS)
+
+install: $(STAMPS)/convext
+
+lint: $(STAMPS)/dev
+	"$(VENV)/bin/ruff" check .
+	"$(VENV)/bin/ruff" format --check .
+	"$(VENV)/bin/mypy"
+	"$(VENV)/bin/clang-format" --dry-run -Werror $(CXX_FILES)
+	@echo "building with warnings as errors"
+	@$(CMAKE_LINES) -B build/lint -DCONVEXT_WERROR=ON -DCONVEXT_BUILD_NATIVE_TESTS=ON
+	@"$(VENV)/bin/cmake" --build build/lint -- --quiet
+
+format: $(STAMPS)/dev
+	"$(VENV)/bin/ruff" check --fix .
+	"$(VENV)/bin/ruff" format .
+	"$(VENV)/bin/clang-format" -i $(CXX_FILES)
+
+wheel: $(STAMPS)/build-tools
+	@rm -rf dist build/clean-venv
+	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+	@if $(PY) -m zipfile -l dist/*.whl | grep -E ' ?(csrc|tests)/'; then \
+	  echo "The wheel holds files that belong to the source tree only." >&2; exit 1; fi
+	@$(PYTHON) -m venv build/clean-venv
+	@build/clean-venv/bin/python -m pip --quiet install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@build/clean-venv/bin/python -m pip --quiet install dist/*.whl
+	@cd build/clean-venv && bin/python -c 'import convext, torch; x = torch.randn(2, 3, 8, 8); \
+	  print("imported convext", convext.__version__, tuple(convext.ConvExt2d(3, 4, 3)(x).shape))'
+	@rm -rf build/clean-venv
+	@ls dist/*.whl
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find python tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ------------------------------------------------------------------ installing
+
+# What is missing is said in one sentence, before pip and CMake can say it in a hundred lines.
+$(STAMPS)/venv:
+	@command -v $(PYTHON) >/dev/null || { echo "convext needs Python 3.10 or newer: '$(PYTHON)' was not found." >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "convext needs Python 3.10 or newer: '$(PYTHON)' is $$($(PYTHON) -V); set PYTHON to another." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "'$(PYTHON)' has no venv module: install it (python3-venv on Debian)." >&2; exit 1; }
+	@test -x "$(PY)" || { echo "creating $(VENV)"; $(PYTHON) -m venv "$(VENV)"; }
+	@mkdir -p $(@D) && touch $@
+
+$(STAMPS)/build-tools: $(STAMPS)/venv
+	@compiler="$${CXX:-}"; for name in c++ g++ clang++; do \
+	  test -n "$$compiler" || ! command -v $$name >/dev/null || compiler=$$name; done; \
+	  test -n "$$compiler" || \
+	  { echo "convext needs a C++17 compiler: install g++ or clang++, or set CXX." >&2; exit 1; }; \
+	  command -v $${compiler%% *} >/dev/null || \
+	  { echo "convext needs a C++17 compiler: CXX is '$$compiler', which was not found." >&2; exit 1; }
+	@$(PY) -c 'import pathlib, sys, sysconfig; sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").exists())' || \
+	  { echo "The headers of '$(PYTHON)' are missing: install them (python3-dev on Debian, python3-devel on Fedora)." >&2; exit 1; }
+	@echo "installing $(TORCH) and the build tools"
+	@$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@$(PIP) install $(BUILD_TOOLS)
+	@touch $@
+
+$(STAMPS)/convext: $(STAMPS)/build-tools $(SOURCES)
+	@echo "building convext"
+	@$(PIP) install --no-build-isolation --editable ".[cli,bench]"
+	@touch $@
+
+# convext itself is there by now, so these only add what the extra names.
+$(STAMPS)/test $(STAMPS)/dev: $(STAMPS)/%: $(STAMPS)/convext pyproject.toml
+	@echo "installing what 'convext[$*]' needs"
+	@$(PIP) install "convext[$*]"
+	@touch $@
+
+build/native/convext_native_tests: $(STAMPS)/build-tools $(SOURCES) $(NATIVE_SOURCES)
+	@echo "building the native tests"
+	@$(CMAKE_LINES) -B build/native -DCONVEXT_BUILD_PYTHON=OFF -DCONVEXT_BUILD_NATIVE_TESTS=ON
+	@"$(VENV)/bin/cmake" --build build/native -- --quiet
+	@touch $@
