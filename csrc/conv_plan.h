@@ -1,0 +1,61 @@
+// What will run for one pass of one problem, and why. A plan is a pure function of the problem, the
+// hardware and the options: making one allocates nothing and runs nothing.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "conv_problem.h"
+
+namespace convext {
+
+enum class Pass : std::uint8_t { kFprop, kDgrad, kWgrad, kBgrad };
+enum class Algorithm : std::uint8_t { kReference, kIndirect, kOuter, kDepthwise, kRowsum };
+enum class Isa : std::uint8_t { kGeneric, kAvx2, kAvx512 };
+
+const char* to_string(Pass pass);
+const char* to_string(Algorithm algorithm);
+const char* to_string(Isa isa);
+
+// One row of the kernel table (kernels.def), for one storage type and one instruction set.
+struct KernelInfo {
+  Pass pass;
+  Algorithm algorithm;
+  DType dtype;
+  Isa isa;
+  int mr = 1;  // rows of the register tile: pixels, or output channels in wgrad
+  int nr = 1;  // columns of the register tile: channels
+  std::string name;  // pass_algorithm_dtype_layout_tile_arch
+  int index = 0;     // position in the table
+};
+
+struct PlanOptions {
+  Isa isa = Isa::kGeneric;
+  std::string force;             // "" or "[pass=]algorithm-or-kernel-name[,...]"
+  bool batch_invariant = false;  // choose without looking at N
+};
+
+struct ConvPlan {
+  Pass pass = Pass::kFprop;
+  ConvProblem problem;
+  const KernelInfo* kernel = nullptr;
+  std::int64_t pixel_block = 0;  // fprop, dgrad: output pixels of one work item
+  std::int64_t splits = 1;       // wgrad, bgrad: chunks of output rows, summed in order
+  std::int64_t channel_block = 0;   // wgrad: input channels of one work item
+  std::int64_t workspace_bytes = 0; // shared by all threads; per-thread scratch not counted
+  std::string reason;
+  std::vector<std::pair<std::string, std::string>> refused;  // kernel name, why
+};
+
+// Throws std::runtime_error when a forced kernel cannot run the problem.
+ConvPlan make_plan(const ConvProblem& problem, Pass pass, const PlanOptions& options);
+std::string to_string(const ConvPlan& plan);
+
+// The process-wide options that ops use: CONVEXT_CPU_ISA and CONVEXT_PLAN at start, then setters.
+PlanOptions current_options();
+bool set_batch_invariant(bool on);               // returns the previous value
+std::string set_forced_plan(const std::string&);  // returns the previous value; validates names
+
+}  // namespace convext

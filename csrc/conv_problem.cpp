@@ -1,0 +1,235 @@
+#include "conv_problem.h"
+
+#include <limits>
+#include <sstream>
+#include <stdexcept>
+
+namespace convext {
+namespace {
+
+[[noreturn]] void fail(const std::string& message) { throw std::runtime_error(message); }
+
+std::int64_t checked_add(std::int64_t a, std::int64_t b, const char* what) {
+  std::int64_t sum;
+  if (__builtin_add_overflow(a, b, &sum)) {
+    fail(std::string(what) + " is too large: it does not fit 64-bit arithmetic");
+  }
+  return sum;
+}
+
+std::int64_t checked_mul(std::int64_t a, std::int64_t b, const char* what) {
+  std::int64_t product;
+  if (__builtin_mul_overflow(a, b, &product)) {
+    fail(std::string(what) + " is too large: it does not fit 64-bit arithmetic");
+  }
+  return product;
+}
+
+void check_two_values(const char* name, const std::vector<std::int64_t>& values) {
+  if (values.size() != 2) {
+    fail(std::string("expected ") + name +
+         " to be a single integer value or a list of 2 values to match the convolution dimensions, "
+         "but got " +
+         name + "=" + format_sizes(values));
+  }
+}
+
+// One axis of the output: floor((padded - dilation * (kernel - 1) - 1) / stride) + 1.
+struct Axis {
+  std::int64_t padded;    // extent with its padding
+  std::int64_t effective; // extent of the dilated kernel
+};
+
+Axis make_axis(std::int64_t extent, std::int64_t pad_begin, std::int64_t pad_end,
+               std::int64_t kernel, std::int64_t dilation) {
+  Axis axis;
+  axis.padded = checked_add(checked_add(extent, pad_begin, "padding"), pad_end, "padding");
+  axis.effective =
+      checked_add(checked_mul(dilation, kernel - 1, "dilation * (kernel_size - 1)"), 1, "dilation");
+  return axis;
+}
+
+void check_mode_limits(const ConvProblem& p) {
+  const struct {
+    const char* axis;
+    std::int64_t extent, begin, end;
+  } axes[] = {{"height", p.H, p.pad_top, p.pad_bottom}, {"width", p.W, p.pad_left, p.pad_right}};
+  for (const auto& a : axes) {
+    const std::int64_t largest = a.begin > a.end ? a.begin : a.end;
+    if (p.padding_mode == PaddingMode::kReflect && largest >= a.extent) {
+      std::ostringstream out;
+      out << "padding_mode='reflect': Padding size should be less than the corresponding input "
+             "dimension, but got padding ("
+          << a.begin << ", " << a.end << ") at the " << a.axis << " of input, which is " << a.extent;
+      fail(out.str());
+    }
+    if (p.padding_mode == PaddingMode::kCircular && largest > a.extent) {
+      std::ostringstream out;
+      out << "padding_mode='circular': Padding value causes wrapping around more than once: padding ("
+          << a.begin << ", " << a.end << ") at the " << a.axis << " of input, which is " << a.extent;
+      fail(out.str());
+    }
+  }
+}
+
+}  // namespace
+
+std::string format_sizes(const std::vector<std::int64_t>& sizes) {
+  std::ostringstream out;
+  out << "[";
+  for (std::size_t i = 0; i < sizes.size(); ++i) out << (i ? ", " : "") << sizes[i];
+  out << "]";
+  return out.str();
+}
+
+PaddingMode parse_padding_mode(const std::string& name) {
+  if (name == "zeros") return PaddingMode::kZeros;
+  if (name == "reflect") return PaddingMode::kReflect;
+  if (name == "replicate") return PaddingMode::kReplicate;
+  if (name == "circular") return PaddingMode::kCircular;
+  fail("padding_mode must be one of {'zeros', 'reflect', 'replicate', 'circular'}, but got padding_mode='" +
+       name + "'");
+}
+
+const char* to_string(PaddingMode mode) {
+  switch (mode) {
+    case PaddingMode::kZeros: return "zeros";
+    case PaddingMode::kReflect: return "reflect";
+    case PaddingMode::kReplicate: return "replicate";
+    case PaddingMode::kCircular: return "circular";
+  }
+  return "?";
+}
+
+const char* to_string(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32: return "float32";
+    case DType::kFloat64: return "float64";
+    case DType::kBFloat16: return "bfloat16";
+    case DType::kFloat16: return "float16";
+    case DType::kInt8: return "int8";
+    case DType::kUInt8: return "uint8";
+    case DType::kInt16: return "int16";
+    case DType::kInt32: return "int32";
+    case DType::kInt64: return "int64";
+  }
+  return "?";
+}
+
+ConvProblem make_conv_problem(const ConvArguments& a) {
+  const std::int64_t weight_rank = static_cast<std::int64_t>(a.weight_size.size());
+  if (weight_rank != 4) {
+    fail("Expected 4D weight [out_channels, in_channels/groups, kernel height, kernel width], but "
+         "got weight of size " +
+         format_sizes(a.weight_size));
+  }
+  if (a.input_size.size() != 4) {
+    fail("Expected 3D (unbatched) or 4D (batched) input to conv2d, but got input of size: " +
+         format_sizes(a.input_size));
+  }
+  check_two_values("stride", a.stride);
+  check_two_values("dilation", a.dilation);
+  if (a.padding.size() != 4) check_two_values("padding", a.padding);
+
+  ConvProblem p;
+  p.dtype = a.dtype;
+  p.padding_mode = parse_padding_mode(a.padding_mode);
+  p.groups = a.groups;
+  p.N = a.input_size[0];
+  p.C = a.input_size[1];
+  p.H = a.input_size[2];
+  p.W = a.input_size[3];
+  p.K = a.weight_size[0];
+  p.R = a.weight_size[2];
+  p.S = a.weight_size[3];
+  p.stride_h = a.stride[0];
+  p.stride_w = a.stride[1];
+  p.dilation_h = a.dilation[0];
+  p.dilation_w = a.dilation[1];
+  if (a.padding.size() == 2) {
+    p.pad_top = p.pad_bottom = a.padding[0];
+    p.pad_left = p.pad_right = a.padding[1];
+  } else {
+    p.pad_left = a.padding[0];
+    p.pad_right = a.padding[1];
+    p.pad_top = a.padding[2];
+    p.pad_bottom = a.padding[3];
+  }
+
+  if (p.groups <= 0) fail("non-positive groups is not supported");
+  if (p.pad_top < 0 || p.pad_bottom < 0 || p.pad_left < 0 || p.pad_right < 0) {
+    fail("negative padding is not supported");
+  }
+  if (p.stride_h <= 0 || p.stride_w <= 0) fail("non-positive stride is not supported");
+  if (p.dilation_h <= 0 || p.dilation_w <= 0) fail("non-positive dilation is not supported");
+  if (p.R <= 0 || p.S <= 0) {
+    fail("kernel size must be positive, but got weight of size " + format_sizes(a.weight_size));
+  }
+
+  std::ostringstream given;
+  given << "Given groups=" << p.groups << ", ";
+  if (p.K < p.groups) {
+    fail(given.str() + "expected weight to be at least " + std::to_string(p.groups) +
+         " at dimension 0, but got weight of size " + format_sizes(a.weight_size) + " instead");
+  }
+  if (p.K % p.groups != 0) {
+    fail(given.str() + "expected weight to be divisible by " + std::to_string(p.groups) +
+         " at dimension 0, but got weight of size [" + format_sizes(a.weight_size) + "] instead");
+  }
+  const std::int64_t expected_channels =
+      checked_mul(a.weight_size[1], p.groups, "weight.size(1) * groups");
+  if (p.C != expected_channels) {
+    std::ostringstream out;
+    out << "weight of size " << format_sizes(a.weight_size) << ", expected input"
+        << format_sizes(a.input_size) << " to have " << expected_channels << " channels, but got "
+        << p.C << " channels instead";
+    fail(given.str() + out.str());
+  }
+
+  const Axis h = make_axis(p.H, p.pad_top, p.pad_bottom, p.R, p.dilation_h);
+  const Axis w = make_axis(p.W, p.pad_left, p.pad_right, p.S, p.dilation_w);
+  if (h.padded < h.effective || w.padded < w.effective) {
+    std::ostringstream out;
+    out << "Calculated padded input size per channel: (" << h.padded << " x " << w.padded
+        << "). Kernel size: (" << h.effective << " x " << w.effective
+        << "). Kernel size can't be greater than actual input size";
+    fail(out.str());
+  }
+  if ((p.H == 0 || p.W == 0) && p.N != 0 && p.C != 0) {
+    fail("Only zero batch or zero channel inputs are supported, but got input shape: " +
+         format_sizes(a.input_size));
+  }
+  if (p.H > 0 && p.W > 0) check_mode_limits(p);
+  p.P = (h.padded - h.effective) / p.stride_h + 1;
+  p.Q = (w.padded - w.effective) / p.stride_w + 1;
+
+  // Byte counts of all three tensors fit int64_t, so no later product can wrap.
+  const char* what = "the output";
+  const std::int64_t pixels = checked_mul(checked_mul(p.P, p.Q, what), p.N ? p.N : 1, what);
+  checked_mul(checked_mul(pixels, p.K ? p.K : 1, what), 16, what);
+  return p;
+}
+
+void check_bias(const ConvProblem& problem, const std::vector<std::int64_t>& weight_size,
+                const std::vector<std::int64_t>& bias_size) {
+  if (bias_size.size() != 1 || bias_size[0] != problem.K) {
+    std::ostringstream out;
+    out << "Given weight of size " << format_sizes(weight_size)
+        << ", expected bias to be 1-dimensional with " << problem.K
+        << " elements, but got bias of size " << format_sizes(bias_size) << " instead";
+    fail(out.str());
+  }
+}
+
+std::string to_string(const ConvProblem& p) {
+  std::ostringstream out;
+  out << "ConvProblem(N=" << p.N << ", C=" << p.C << ", H=" << p.H << ", W=" << p.W << ", K=" << p.K
+      << ", R=" << p.R << ", S=" << p.S << ", P=" << p.P << ", Q=" << p.Q << ", padding=("
+      << p.pad_left << ", " << p.pad_right << ", " << p.pad_top << ", " << p.pad_bottom
+      << "), stride=(" << p.stride_h << ", " << p.stride_w << "), dilation=(" << p.dilation_h << ", "
+      << p.dilation_w << "), groups=" << p.groups << ", padding_mode='" << to_string(p.padding_mode)
+      << "', dtype=" << to_string(p.dtype) << ")";
+  return out.str();
+}
+
+}  // namespace convext

@@ -1,0 +1,13 @@
+// The loops around the kernels: work items, packing, per-thread scratch. One driver serves every
+// instruction set; what differs between them is reached through IsaKernels (isa_kernels.h).
+#pragma once
+
+#include "../run.h"
+
+namespace convext {
+
+void run_indirect(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+void run_wgrad(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+void run_rowsum(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+
+}  // namespace convext

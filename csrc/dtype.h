@@ -1,0 +1,40 @@
+// Element types that tensors are stored in. Plain data only: kernels include this file.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace convext {
+
+enum class DType : std::uint8_t {
+  kFloat32,
+  kFloat64,
+  kBFloat16,
+  kFloat16,
+  kInt8,
+  kUInt8,
+  kInt16,
+  kInt32,
+  kInt64,
+};
+
+inline constexpr int kDTypeCount = 9;
+
+// 16-bit storage. Arithmetic happens in float32; conversion is in cpu/convert.h.
+struct BFloat16 {
+  std::uint16_t bits;
+};
+struct Float16 {
+  std::uint16_t bits;
+};
+
+// A 4-d tensor in NCHW index order (a weight is KCRS), whatever its memory order. Strides count
+// elements and may be 0 (expanded) or describe a slice.
+struct TensorView {
+  void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  std::int64_t size[4] = {0, 0, 0, 0};
+  std::int64_t stride[4] = {0, 0, 0, 0};
+};
+
+}  // namespace convext

@@ -1,0 +1,96 @@
+#include "cpu_features.h"
+
+#include <cstdlib>
+#include <stdexcept>
+
+namespace convext {
+namespace {
+
+constexpr Isa kBestFirst[] = {Isa::kAvx512, Isa::kAvx2, Isa::kGeneric};
+
+#if defined(__x86_64__)
+// The compiler's builtins also ask the operating system whether it saves the wide registers.
+bool cpu_has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
+bool cpu_has_avx512() {
+  return cpu_has_avx2() && __builtin_cpu_supports("avx512f") &&
+         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
+}
+#else
+bool cpu_has_avx2() { return false; }
+bool cpu_has_avx512() { return false; }
+#endif
+
+}  // namespace
+
+std::vector<std::pair<std::string, bool>> cpu_features() {
+  std::vector<std::pair<std::string, bool>> features;
+#if defined(__x86_64__)
+#define CONVEXT_FEATURE(name) features.emplace_back(name, __builtin_cpu_supports(name) != 0)
+  CONVEXT_FEATURE("avx");
+  CONVEXT_FEATURE("avx2");
+  CONVEXT_FEATURE("fma");
+  CONVEXT_FEATURE("f16c");
+  CONVEXT_FEATURE("avx512f");
+  CONVEXT_FEATURE("avx512bw");
+  CONVEXT_FEATURE("avx512cd");
+  CONVEXT_FEATURE("avx512dq");
+  CONVEXT_FEATURE("avx512vl");
+  features.emplace_back("avx512_bf16", __builtin_cpu_supports("avx512bf16") != 0);
+#undef CONVEXT_FEATURE
+#endif
+  return features;
+}
+
+bool isa_compiled(Isa isa) {
+  switch (isa) {
+    case Isa::kGeneric: return true;
+#if defined(CONVEXT_HAVE_AVX2)
+    case Isa::kAvx2: return true;
+#endif
+#if defined(CONVEXT_HAVE_AVX512)
+    case Isa::kAvx512: return true;
+#endif
+    default: return false;
+  }
+}
+
+bool isa_runnable(Isa isa) {
+  if (!isa_compiled(isa)) return false;
+  if (isa == Isa::kAvx2) return cpu_has_avx2();
+  if (isa == Isa::kAvx512) return cpu_has_avx512();
+  return true;
+}
+
+std::vector<Isa> runnable_isas() {
+  std::vector<Isa> isas;
+  for (Isa isa : kBestFirst) {
+    if (isa_runnable(isa)) isas.push_back(isa);
+  }
+  return isas;
+}
+
+Isa active_isa() {
+  const char* wanted = std::getenv("CONVEXT_CPU_ISA");
+  if (wanted == nullptr || *wanted == '\0') return runnable_isas().front();
+  std::string runnable;
+  for (Isa isa : runnable_isas()) {
+    if (std::string(to_string(isa)) == wanted) return isa;
+    runnable += std::string(runnable.empty() ? "" : ", ") + to_string(isa);
+  }
+  for (Isa isa : kBestFirst) {
+    if (std::string(to_string(isa)) == wanted) {
+      throw std::runtime_error(std::string("CONVEXT_CPU_ISA=") + wanted +
+                               (isa_compiled(isa) ? ": this CPU cannot run it"
+                                                  : ": this build does not have it") +
+                               "; what can run here: " + runnable);
+    }
+  }
+  throw std::runtime_error(std::string("CONVEXT_CPU_ISA must be one of generic, avx2, avx512, but got '") +
+                           wanted + "'");
+}
+
+}  // namespace convext

@@ -1,0 +1,136 @@
+#include "kernel_table.h"
+
+#include "cpu_features.h"
+
+namespace convext {
+namespace {
+
+std::string any_problem(const ConvProblem&) { return ""; }
+
+std::string one_channel_groups(const ConvProblem& p) {
+  if (p.channels_per_group() == 1 && p.outputs_per_group() == 1) return "";
+  return "needs one input and one output channel a group, has " +
+         std::to_string(p.channels_per_group()) + " and " + std::to_string(p.outputs_per_group());
+}
+
+struct Row {
+  Pass pass;
+  Algorithm algorithm;
+  bool all_dtypes;
+  int mr;
+  int vectors[3];  // AVX-512, AVX2, generic; 0: scalar
+  KernelRule rule;
+};
+
+constexpr bool Floats = false, All = true;
+constexpr Row kRows[] = {
+#define CONVEXT_KERNEL(pass, algorithm, storage, mr, v512, v2, vgeneric, rule) \
+  {Pass::k##pass, Algorithm::k##algorithm, storage, mr, {v512, v2, vgeneric}, rule},
+#include "../kernels.def"
+#undef CONVEXT_KERNEL
+};
+
+constexpr DType kFloatTypes[] = {DType::kFloat32, DType::kFloat64, DType::kBFloat16,
+                                 DType::kFloat16};
+constexpr DType kIntegerTypes[] = {DType::kInt8, DType::kUInt8, DType::kInt16, DType::kInt32,
+                                   DType::kInt64};
+
+const char* short_name(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat32: return "f32";
+    case DType::kFloat64: return "f64";
+    case DType::kBFloat16: return "bf16";
+    case DType::kFloat16: return "f16";
+    case DType::kInt8: return "i8";
+    case DType::kUInt8: return "u8";
+    case DType::kInt16: return "i16";
+    case DType::kInt32: return "i32";
+    case DType::kInt64: return "i64";
+  }
+  return "?";
+}
+
+int register_bytes(Isa isa) { return isa == Isa::kAvx512 ? 64 : isa == Isa::kAvx2 ? 32 : 16; }
+
+struct Table {
+  std::vector<KernelInfo> kernels;
+  std::vector<KernelRule> rules;
+};
+
+void add(Table* table, const Row& row, DType dtype, Isa isa, int vectors) {
+  KernelInfo kernel;
+  kernel.pass = row.pass;
+  kernel.algorithm = row.algorithm;
+  kernel.dtype = dtype;
+  kernel.isa = isa;
+  kernel.mr = row.mr;
+  // Half types are summed in float32 lanes.
+  kernel.nr = vectors ? vectors * register_bytes(isa) / (dtype == DType::kFloat64 ? 8 : 4) : 1;
+  kernel.name = std::string(to_string(row.pass)) + "_" + to_string(row.algorithm) + "_" +
+                short_name(dtype) + "_any_" + std::to_string(kernel.mr) + "x" +
+                std::to_string(kernel.nr) + "_" + (vectors ? to_string(isa) : "scalar");
+  kernel.index = static_cast<int>(table->kernels.size());
+  table->kernels.push_back(kernel);
+  table->rules.push_back(row.rule);
+}
+
+Table make_table() {
+  Table table;
+  for (const Row& row : kRows) {
+    if (row.vectors[0] == 0) {  // scalar code: the same whatever the instruction set
+      for (DType dtype : kFloatTypes) add(&table, row, dtype, Isa::kGeneric, 0);
+      if (row.all_dtypes) {
+        for (DType dtype : kIntegerTypes) add(&table, row, dtype, Isa::kGeneric, 0);
+      }
+      continue;
+    }
+    for (DType dtype : kFloatTypes) {
+      if (isa_compiled(Isa::kAvx512)) add(&table, row, dtype, Isa::kAvx512, row.vectors[0]);
+      if (isa_compiled(Isa::kAvx2)) add(&table, row, dtype, Isa::kAvx2, row.vectors[1]);
+      add(&table, row, dtype, Isa::kGeneric, row.vectors[2]);
+    }
+  }
+  return table;
+}
+
+const Table& table() {
+  static const Table instance = make_table();
+  return instance;
+}
+
+}  // namespace
+
+const std::vector<KernelInfo>& kernel_table() { return table().kernels; }
+KernelRule kernel_rule(const KernelInfo& kernel) { return table().rules[kernel.index]; }
+
+const char* to_string(Pass pass) {
+  switch (pass) {
+    case Pass::kFprop: return "fprop";
+    case Pass::kDgrad: return "dgrad";
+    case Pass::kWgrad: return "wgrad";
+    case Pass::kBgrad: return "bgrad";
+  }
+  return "?";
+}
+
+const char* to_string(Algorithm algorithm) {
+  switch (algorithm) {
+    case Algorithm::kReference: return "reference";
+    case Algorithm::kIndirect: return "indirect";
+    case Algorithm::kOuter: return "outer";
+    case Algorithm::kDepthwise: return "depthwise";
+    case Algorithm::kRowsum: return "rowsum";
+  }
+  return "?";
+}
+
+const char* to_string(Isa isa) {
+  switch (isa) {
+    case Isa::kGeneric: return "generic";
+    case Isa::kAvx2: return "avx2";
+    case Isa::kAvx512: return "avx512";
+  }
+  return "?";
+}
+
+}  // namespace convext

@@ -1,0 +1,17 @@
+// kernels.def, expanded: one entry for each kernel, storage type and compiled instruction set.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "../conv_plan.h"
+
+namespace convext {
+
+// Empty when the kernel can run the problem, otherwise why it cannot.
+using KernelRule = std::string (*)(const ConvProblem&);
+
+const std::vector<KernelInfo>& kernel_table();
+KernelRule kernel_rule(const KernelInfo& kernel);
+
+}  // namespace convext

@@ -1,0 +1,201 @@
+// Chooses a kernel: the table's order within the pass, first whose rule accepts the problem. Every
+// refusal is kept with its reason. Then the blocking, by shape alone.
+#include <atomic>
+#include <cstdlib>
+#include <mutex>
+#include <sstream>
+#include <stdexcept>
+
+#include "cpu_features.h"
+#include "kernel_table.h"
+
+namespace convext {
+namespace {
+
+struct Force {
+  std::string text;
+  bool matches(const KernelInfo& kernel) const {
+    return text == to_string(kernel.algorithm) || text == kernel.name;
+  }
+};
+
+// "a", or "fprop=a,wgrad=b": the part that speaks about `pass`.
+Force force_for(const std::string& spec, Pass pass) {
+  std::stringstream parts(spec);
+  std::string part;
+  while (std::getline(parts, part, ',')) {
+    const std::size_t equals = part.find('=');
+    if (equals == std::string::npos) {
+      // A bare algorithm name speaks about the passes that have it, a kernel name about its own.
+      for (const KernelInfo& kernel : kernel_table()) {
+        if (kernel.pass == pass && Force{part}.matches(kernel)) return Force{part};
+      }
+    } else if (part.substr(0, equals) == to_string(pass)) {
+      return Force{part.substr(equals + 1)};
+    }
+  }
+  return Force{};
+}
+
+void validate_force(const std::string& spec) {
+  std::stringstream parts(spec);
+  std::string part;
+  while (std::getline(parts, part, ',')) {
+    const std::size_t equals = part.find('=');
+    const std::string pass = equals == std::string::npos ? "" : part.substr(0, equals);
+    const Force force{equals == std::string::npos ? part : part.substr(equals + 1)};
+    bool known = false;
+    for (const KernelInfo& kernel : kernel_table()) {
+      known = known || (force.matches(kernel) && (pass.empty() || pass == to_string(kernel.pass)));
+    }
+    if (!known) {
+      throw std::runtime_error(
+          "CONVEXT_PLAN / force_plan: '" + part +
+          "' names no kernel of the table; give an algorithm (reference, indirect, outer, "
+          "depthwise, rowsum) or a kernel name, optionally with its pass, as in "
+          "'fprop=indirect,wgrad=reference'");
+    }
+  }
+}
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+std::int64_t clamp(std::int64_t v, std::int64_t low, std::int64_t high) {
+  return v < low ? low : v > high ? high : v;
+}
+
+// How weight grad and bias grad split their sums: by shape alone, never by threads. A small weight
+// is summed in up to 16 chunks of output rows, each with a copy of the weight; a large one instead
+// is cut by input channels, and its rows stay in one chunk.
+void block_wgrad(ConvPlan* plan) {
+  const ConvProblem& p = plan->problem;
+  const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
+  const std::int64_t weights = p.K * p.channels_per_group() * p.taps();
+  const std::int64_t rows = p.N * p.P;
+  constexpr std::int64_t kSplitBytes = 1 << 20;
+  constexpr std::int64_t kItems = 16;
+  plan->channel_block = p.channels_per_group();
+  if (weights * element <= kSplitBytes) {
+    // A chunk has at least 256 pixels, so that filling its copy is a small part of its work.
+    plan->splits = clamp(rows * p.Q / 256, 1, kItems < rows ? kItems : rows);
+  } else if (p.groups < kItems) {
+    const std::int64_t vector_channels = plan->kernel->nr;
+    const std::int64_t blocks = ceil_div(kItems, p.groups);
+    plan->channel_block = ceil_div(ceil_div(p.channels_per_group(), blocks), vector_channels) *
+                          vector_channels;
+    const std::int64_t smallest = p.taps() == 1 ? 256 : 64;
+    if (plan->channel_block < smallest) plan->channel_block = smallest;
+  }
+  plan->workspace_bytes = plan->splits * weights * element;
+}
+
+void block_bgrad(ConvPlan* plan) {
+  const ConvProblem& p = plan->problem;
+  const std::int64_t rows = p.N * p.P;
+  plan->splits = clamp(rows * p.Q / 1024, 1, 16 < rows ? 16 : rows);
+  plan->workspace_bytes = plan->splits * p.K * 8;
+}
+
+void block_pixels(ConvPlan* plan) {
+  const ConvProblem& p = plan->problem;
+  const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
+  // Eight register tiles share one pass over a panel of packed weights.
+  plan->pixel_block = 8 * plan->kernel->mr;
+  const bool forward = plan->pass == Pass::kFprop;
+  const std::int64_t lanes = forward ? p.outputs_per_group() : p.channels_per_group();
+  const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
+  plan->workspace_bytes =
+      p.groups * ceil_div(lanes, plan->kernel->nr) * plan->kernel->nr * p.taps() * depth * element;
+}
+
+std::mutex options_mutex;
+std::string& forced_plan_storage() {
+  static std::string value = [] {
+    const char* text = std::getenv("CONVEXT_PLAN");
+    const std::string spec = text ? text : "";
+    validate_force(spec);
+    return spec;
+  }();
+  return value;
+}
+std::atomic<bool> batch_invariant_flag{false};
+
+}  // namespace
+
+ConvPlan make_plan(const ConvProblem& problem, Pass pass, const PlanOptions& options) {
+  ConvPlan plan;
+  plan.pass = pass;
+  plan.problem = problem;
+  const Force force = force_for(options.force, pass);
+  for (const KernelInfo& kernel : kernel_table()) {
+    if (kernel.pass != pass || kernel.dtype != problem.dtype) continue;
+    if (force.text == kernel.name && !isa_runnable(kernel.isa)) {
+      plan.refused.emplace_back(kernel.name, std::string("this CPU cannot run ") + to_string(kernel.isa));
+      continue;
+    }
+    const bool own_isa = kernel.isa == options.isa || kernel.algorithm == Algorithm::kReference;
+    if (!own_isa && force.text != kernel.name) continue;  // the same algorithm for another CPU
+    if (!force.text.empty() && !force.matches(kernel)) {
+      plan.refused.emplace_back(kernel.name, "not the forced '" + force.text + "'");
+      continue;
+    }
+    const std::string why = kernel_rule(kernel)(problem);
+    if (!why.empty()) {
+      plan.refused.emplace_back(kernel.name, why);
+      continue;
+    }
+    plan.kernel = &kernel;
+    plan.reason = force.text.empty() ? "first in the table's order that can run the problem"
+                                     : "forced by '" + force.text + "'";
+    break;
+  }
+  if (plan.kernel == nullptr) {
+    std::string message = std::string("no kernel can run ") + to_string(pass) + " of " +
+                          to_string(problem);
+    if (!force.text.empty()) message += ", forced to '" + force.text + "'";
+    for (const auto& [name, why] : plan.refused) message += "; " + name + ": " + why;
+    throw std::runtime_error(message);
+  }
+  if (plan.kernel->algorithm != Algorithm::kReference) {
+    if (pass == Pass::kWgrad) block_wgrad(&plan);
+    if (pass == Pass::kBgrad) block_bgrad(&plan);
+    if (pass == Pass::kFprop || pass == Pass::kDgrad) block_pixels(&plan);
+  }
+  return plan;
+}
+
+std::string to_string(const ConvPlan& plan) {
+  std::ostringstream out;
+  out << to_string(plan.pass) << ": " << plan.kernel->name << "\n  " << to_string(plan.problem)
+      << "\n  why: " << plan.reason;
+  for (const auto& [name, why] : plan.refused) out << "\n  refused: " << name << ": " << why;
+  out << "\n  register tile: " << plan.kernel->mr << "x" << plan.kernel->nr;
+  if (plan.pixel_block) out << "\n  pixels a work item: " << plan.pixel_block;
+  if (plan.channel_block) out << "\n  input channels a work item: " << plan.channel_block;
+  if (plan.pass == Pass::kWgrad || plan.pass == Pass::kBgrad) {
+    out << "\n  chunks of output rows, summed in order: " << plan.splits;
+  }
+  out << "\n  workspace: " << plan.workspace_bytes << " bytes";
+  return out.str();
+}
+
+PlanOptions current_options() {
+  static const Isa isa = active_isa();
+  PlanOptions options;
+  options.isa = isa;
+  options.batch_invariant = batch_invariant_flag.load(std::memory_order_relaxed);
+  const std::lock_guard<std::mutex> lock(options_mutex);
+  options.force = forced_plan_storage();
+  return options;
+}
+
+bool set_batch_invariant(bool on) { return batch_invariant_flag.exchange(on); }
+
+std::string set_forced_plan(const std::string& spec) {
+  validate_force(spec);
+  const std::lock_guard<std::mutex> lock(options_mutex);
+  std::string previous = forced_plan_storage();
+  forced_plan_storage() = spec;
+  return previous;
+}
+
+}  // namespace convext

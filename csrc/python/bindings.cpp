@@ -1,0 +1,170 @@
+// convext._C: plans, the kernel table, CPU features and build information. No torch in here.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "../conv_plan.h"
+#include "../plan/cpu_features.h"
+#include "../plan/kernel_table.h"
+#include "../run.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using convext::ConvPlan;
+using convext::ConvProblem;
+
+convext::DType parse_dtype(const std::string& name) {
+  for (int i = 0; i < convext::kDTypeCount; ++i) {
+    const auto dtype = static_cast<convext::DType>(i);
+    if (name == convext::to_string(dtype)) return dtype;
+  }
+  throw py::value_error(
+      "dtype must be one of float32, float64, bfloat16, float16, int8, uint8, int16, int32, int64, "
+      "but got '" +
+      name + "'");
+}
+
+convext::Pass parse_pass(const std::string& name) {
+  for (auto pass : {convext::Pass::kFprop, convext::Pass::kDgrad, convext::Pass::kWgrad,
+                    convext::Pass::kBgrad}) {
+    if (name == convext::to_string(pass)) return pass;
+  }
+  throw py::value_error("pass_ must be one of fprop, dgrad, wgrad, bgrad, but got '" + name + "'");
+}
+
+ConvProblem make_problem(const std::vector<std::int64_t>& input_size,
+                         const std::vector<std::int64_t>& weight_size,
+                         const std::vector<std::int64_t>& stride,
+                         const std::vector<std::int64_t>& padding,
+                         const std::vector<std::int64_t>& dilation, std::int64_t groups,
+                         const std::string& padding_mode, const std::string& dtype) {
+  return convext::make_conv_problem({input_size, weight_size, stride, padding, dilation, groups,
+                                     padding_mode, parse_dtype(dtype)});
+}
+
+ConvPlan make_plan(const ConvProblem& problem, const std::string& pass, const std::string& force) {
+  convext::PlanOptions options = convext::current_options();
+  if (!force.empty()) options.force = force;
+  return convext::make_plan(problem, parse_pass(pass), options);
+}
+
+py::dict build_info() {
+  py::dict info;
+  info["version"] = CONVEXT_VERSION;
+  info["compiler"] = CONVEXT_CXX_COMPILER;
+  info["cxx_flags"] = CONVEXT_CXX_FLAGS;
+  info["torch_target_version"] = CONVEXT_TORCH_TARGET_VERSION;
+  info["cuda"] = CONVEXT_HAVE_CUDA != 0;
+  info["cuda_report"] = CONVEXT_CUDA_REPORT;
+  std::vector<std::string> isas;
+  for (auto isa : {convext::Isa::kAvx512, convext::Isa::kAvx2, convext::Isa::kGeneric}) {
+    if (convext::isa_compiled(isa)) isas.push_back(convext::to_string(isa));
+  }
+  info["isas"] = isas;
+  return info;
+}
+
+py::list kernels() {
+  py::list rows;
+  for (const convext::KernelInfo& kernel : convext::kernel_table()) {
+    py::dict row;
+    row["name"] = kernel.name;
+    row["pass"] = convext::to_string(kernel.pass);
+    row["algorithm"] = convext::to_string(kernel.algorithm);
+    row["dtype"] = convext::to_string(kernel.dtype);
+    row["layout"] = "any";
+    row["tile"] = std::to_string(kernel.mr) + "x" + std::to_string(kernel.nr);
+    row["arch"] = convext::to_string(kernel.isa);
+    row["mr"] = kernel.mr;
+    row["nr"] = kernel.nr;
+    const bool runnable = convext::isa_runnable(kernel.isa);
+    row["runnable"] = runnable;
+    row["reason"] = runnable ? "" : std::string("this CPU cannot run ") + to_string(kernel.isa);
+    rows.append(row);
+  }
+  return rows;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Plans, the kernel table, CPU features and build information of convext.";
+
+  py::class_<ConvProblem> problem(m, "ConvProblem");
+  problem.def(py::init(&make_problem), py::arg("input_size"), py::arg("weight_size"),
+              py::arg("stride") = std::vector<std::int64_t>{1, 1},
+              py::arg("padding") = std::vector<std::int64_t>{0, 0},
+              py::arg("dilation") = std::vector<std::int64_t>{1, 1}, py::arg("groups") = 1,
+              py::arg("padding_mode") = "zeros", py::arg("dtype") = "float32");
+#define CONVEXT_FIELD(name) problem.def_readonly(#name, &ConvProblem::name)
+  CONVEXT_FIELD(N);
+  CONVEXT_FIELD(C);
+  CONVEXT_FIELD(H);
+  CONVEXT_FIELD(W);
+  CONVEXT_FIELD(K);
+  CONVEXT_FIELD(R);
+  CONVEXT_FIELD(S);
+  CONVEXT_FIELD(P);
+  CONVEXT_FIELD(Q);
+  CONVEXT_FIELD(pad_top);
+  CONVEXT_FIELD(pad_bottom);
+  CONVEXT_FIELD(pad_left);
+  CONVEXT_FIELD(pad_right);
+  CONVEXT_FIELD(stride_h);
+  CONVEXT_FIELD(stride_w);
+  CONVEXT_FIELD(dilation_h);
+  CONVEXT_FIELD(dilation_w);
+  CONVEXT_FIELD(groups);
+#undef CONVEXT_FIELD
+  problem.def_property_readonly(
+      "padding_mode", [](const ConvProblem& p) { return convext::to_string(p.padding_mode); });
+  problem.def_property_readonly("dtype",
+                                [](const ConvProblem& p) { return convext::to_string(p.dtype); });
+  problem.def("__repr__", [](const ConvProblem& p) { return convext::to_string(p); });
+
+  py::class_<ConvPlan>(m, "Plan")
+      .def_property_readonly("pass_", [](const ConvPlan& p) { return convext::to_string(p.pass); })
+      .def_property_readonly("kernel", [](const ConvPlan& p) { return p.kernel->name; })
+      .def_property_readonly("algorithm",
+                             [](const ConvPlan& p) { return to_string(p.kernel->algorithm); })
+      .def_property_readonly("isa", [](const ConvPlan& p) { return to_string(p.kernel->isa); })
+      .def_property_readonly("mr", [](const ConvPlan& p) { return p.kernel->mr; })
+      .def_property_readonly("nr", [](const ConvPlan& p) { return p.kernel->nr; })
+      .def_readonly("problem", &ConvPlan::problem)
+      .def_readonly("pixel_block", &ConvPlan::pixel_block)
+      .def_readonly("channel_block", &ConvPlan::channel_block)
+      .def_readonly("splits", &ConvPlan::splits)
+      .def_readonly("workspace_bytes", &ConvPlan::workspace_bytes)
+      .def_readonly("reason", &ConvPlan::reason)
+      .def_readonly("refused", &ConvPlan::refused)
+      .def("__str__", [](const ConvPlan& p) { return convext::to_string(p); })
+      .def("__repr__", [](const ConvPlan& p) { return "<Plan " + p.kernel->name + ">"; });
+
+  m.def("plan", &make_plan, py::arg("problem"), py::arg("pass_") = "fprop", py::arg("force") = "");
+  m.def("build_info", &build_info);
+  m.def("cpu_features", [] {
+    py::dict features;
+    for (const auto& [name, present] : convext::cpu_features()) features[name.c_str()] = present;
+    return features;
+  });
+  m.def("isas", [] {
+    std::vector<std::string> names;
+    for (auto isa : convext::runnable_isas()) names.push_back(convext::to_string(isa));
+    return names;
+  });
+  m.def("active_isa", [] { return convext::to_string(convext::current_options().isa); });
+  m.def("kernels", &kernels);
+  m.def("set_batch_invariant", &convext::set_batch_invariant, py::arg("on"));
+  m.def("batch_invariant", [] { return convext::current_options().batch_invariant; });
+  m.def("set_forced_plan", &convext::set_forced_plan, py::arg("spec"));
+  m.def("forced_plan", [] { return convext::current_options().force; });
+  m.def("kernel_runs", [] {
+    py::dict runs;
+    for (const convext::KernelInfo& kernel : convext::kernel_table()) {
+      runs[kernel.name.c_str()] = convext::kernel_runs(kernel.index);
+    }
+    return runs;
+  });
+  m.def("reset_kernel_runs", &convext::reset_kernel_runs);
+}

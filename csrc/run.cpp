@@ -1,0 +1,48 @@
+#include "run.h"
+
+#include <atomic>
+#include <memory>
+
+#include "cpu/drivers.h"
+#include "plan/kernel_table.h"
+#include "reference/reference.h"
+
+namespace convext {
+namespace {
+
+std::atomic<std::int64_t>* run_counters() {
+  static const std::unique_ptr<std::atomic<std::int64_t>[]> counters(
+      new std::atomic<std::int64_t>[kernel_table().size()]());
+  return counters.get();
+}
+
+}  // namespace
+
+std::int64_t kernel_runs(int index) { return run_counters()[index].load(); }
+
+void reset_kernel_runs() {
+  for (std::size_t i = 0; i < kernel_table().size(); ++i) run_counters()[i].store(0);
+}
+
+void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads) {
+  run_counters()[plan.kernel->index].fetch_add(1, std::memory_order_relaxed);
+  const ConvProblem& problem = plan.problem;
+  switch (plan.kernel->algorithm) {
+    case Algorithm::kReference:
+      switch (plan.pass) {
+        case Pass::kFprop: return reference_fprop(problem, tensors, threads);
+        case Pass::kDgrad: return reference_dgrad(problem, tensors, threads);
+        case Pass::kWgrad: return reference_wgrad(problem, tensors, threads);
+        case Pass::kBgrad: return reference_bgrad(problem, tensors, threads);
+      }
+      return;
+    case Algorithm::kIndirect: return run_indirect(plan, tensors, threads);
+    case Algorithm::kDepthwise:
+      if (plan.pass == Pass::kWgrad) return run_wgrad(plan, tensors, threads);
+      return run_indirect(plan, tensors, threads);
+    case Algorithm::kOuter: return run_wgrad(plan, tensors, threads);
+    case Algorithm::kRowsum: return run_rowsum(plan, tensors, threads);
+  }
+}
+
+}  // namespace convext

@@ -1,0 +1,414 @@
+// The operators on the CPU: tensors -> problem -> plan -> run. This file owns validation of what
+// only tensors know (dtypes, devices), allocation, and the split of complex numbers into real
+// convolutions; geometry is ConvProblem's, loops over data are the kernels'.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/MemoryFormat.h>
+#include <torch/headeronly/core/ScalarType.h>
+
+#include <array>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "../half.h"
+#include "../run.h"
+
+namespace convext {
+namespace {
+
+using torch::headeronly::MemoryFormat;
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+[[noreturn]] void fail(const std::string& message) { throw std::runtime_error(message); }
+
+// ---- dtypes ------------------------------------------------------------------------------------
+
+struct ElementType {
+  DType real;            // the type itself, or that of a complex number's parts
+  bool is_complex;
+  const char* name;      // in torch's error messages
+  const char* c10_name;  // in torch's other error messages
+};
+
+ElementType element_type(ScalarType type, const char* argument) {
+  switch (type) {
+    case ScalarType::Float: return {DType::kFloat32, false, "float", "Float"};
+    case ScalarType::Double: return {DType::kFloat64, false, "double", "Double"};
+    case ScalarType::BFloat16: return {DType::kBFloat16, false, "c10::BFloat16", "BFloat16"};
+    case ScalarType::Half: return {DType::kFloat16, false, "c10::Half", "Half"};
+    case ScalarType::Char: return {DType::kInt8, false, "signed char", "Char"};
+    case ScalarType::Byte: return {DType::kUInt8, false, "unsigned char", "Byte"};
+    case ScalarType::Short: return {DType::kInt16, false, "short", "Short"};
+    case ScalarType::Int: return {DType::kInt32, false, "int", "Int"};
+    case ScalarType::Long: return {DType::kInt64, false, "long", "Long"};
+    case ScalarType::ComplexHalf:
+      return {DType::kFloat16, true, "c10::complex<c10::Half>", "ComplexHalf"};
+    case ScalarType::ComplexFloat:
+      return {DType::kFloat32, true, "c10::complex<float>", "ComplexFloat"};
+    case ScalarType::ComplexDouble:
+      return {DType::kFloat64, true, "c10::complex<double>", "ComplexDouble"};
+    default: break;
+  }
+  fail(std::string("convext::conv2d: ") + argument +
+       " has a dtype that convolution does not support; it takes float32, float64, bfloat16, "
+       "float16, complex32, complex64, complex128, int8, uint8, int16, int32 and int64");
+}
+
+// ---- views -------------------------------------------------------------------------------------
+
+std::vector<std::int64_t> sizes_of(const Tensor& tensor) {
+  return {tensor.sizes().begin(), tensor.sizes().end()};
+}
+
+TensorView view_of(const Tensor& tensor, DType dtype) {
+  TensorView view;
+  view.data = tensor.data_ptr();
+  view.dtype = dtype;
+  if (tensor.dim() == 1) {  // a bias, as 1 x K x 1 x 1
+    view.size[0] = view.size[2] = view.size[3] = 1;
+    view.size[1] = tensor.size(0);
+    view.stride[1] = tensor.stride(0);
+    return view;
+  }
+  for (int i = 0; i < 4; ++i) {
+    view.size[i] = tensor.size(i);
+    view.stride[i] = tensor.stride(i);
+  }
+  return view;
+}
+
+std::size_t real_bytes(DType dtype) {
+  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+
+// The real (0) or imaginary (1) parts of a complex tensor.
+TensorView part_of(const TensorView& complex_view, int part) {
+  TensorView view = complex_view;
+  view.data = static_cast<char*>(view.data) + part * real_bytes(view.dtype);
+  for (std::int64_t& stride : view.stride) stride *= 2;
+  return view;
+}
+
+// ATen's rule for whether strides suggest channels_last (c10's is_channels_last_strides_2d).
+bool suggests_channels_last(const Tensor& tensor) {
+  const auto size = tensor.sizes();
+  const auto stride = tensor.strides();
+  if (tensor.dim() != 4 || stride[1] == 0) return false;
+  std::int64_t smallest = 0;
+  for (int d : {1, 3, 2, 0}) {
+    if (size[d] == 0 || stride[d] < smallest) return false;
+    if (d == 0 && smallest == stride[1]) return false;  // N x C x 1 x 1 counts as contiguous
+    smallest = stride[d];
+    if (size[d] > 1) smallest *= size[d];
+  }
+  return true;
+}
+
+Tensor allocate(const std::array<std::int64_t, 4>& size, ScalarType type, bool channels_last) {
+  return torch::stable::empty({size.data(), size.size()}, type, std::nullopt, std::nullopt,
+                              std::nullopt,
+                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+}
+
+// ---- running -----------------------------------------------------------------------------------
+
+Threads torch_threads() {
+  Threads threads;
+  threads.count = static_cast<int>(torch::stable::get_num_threads());
+  threads.parallel_for = [](std::int64_t items, Threads::Body body, void* context) {
+    torch::stable::parallel_for(0, items, 1, [=](std::int64_t begin, std::int64_t end) {
+      body(context, begin, end);
+    });
+  };
+  return threads;
+}
+
+void run_pass(const ConvProblem& problem, Pass pass, const ConvTensors& tensors) {
+  run_plan(make_plan(problem, pass, current_options()), tensors, torch_threads());
+}
+
+
+// ---- complex numbers ---------------------------------------------------------------------------
+
+// out = first + sign * second, element by element; the terms hold the float32 or float64 sums.
+template <class Real>
+void combine(const TensorView& out, const TensorView& first, const TensorView& second, Real sign) {
+  const auto at = [](const TensorView& v, std::int64_t a, std::int64_t b, std::int64_t c,
+                     std::int64_t d) {
+    return a * v.stride[0] + b * v.stride[1] + c * v.stride[2] + d * v.stride[3];
+  };
+  for (std::int64_t a = 0; a < out.size[0]; ++a) {
+    for (std::int64_t b = 0; b < out.size[1]; ++b) {
+      for (std::int64_t c = 0; c < out.size[2]; ++c) {
+        for (std::int64_t d = 0; d < out.size[3]; ++d) {
+          const Real sum = static_cast<const Real*>(first.data)[at(first, a, b, c, d)] +
+                           sign * static_cast<const Real*>(second.data)[at(second, a, b, c, d)];
+          const std::int64_t i = at(out, a, b, c, d);
+          if (out.dtype == DType::kFloat16) {
+            static_cast<Float16*>(out.data)[i] = narrow_float16(static_cast<float>(sum));
+          } else {
+            static_cast<Real*>(out.data)[i] = sum;
+          }
+        }
+      }
+    }
+  }
+}
+
+// The tensors of a real convolution over one part each of the two operands.
+ConvTensors real_tensors(Pass pass, const ConvTensors& t, int first_part, int second_part) {
+  ConvTensors real = t;
+  switch (pass) {
+    case Pass::kFprop:
+      real.input = part_of(t.input, first_part);
+      real.weight = part_of(t.weight, second_part);
+      break;
+    case Pass::kDgrad:
+      real.output = part_of(t.output, first_part);
+      real.weight = part_of(t.weight, second_part);
+      break;
+    case Pass::kWgrad:
+      real.output = part_of(t.output, first_part);
+      real.input = part_of(t.input, second_part);
+      break;
+    case Pass::kBgrad: break;
+  }
+  return real;
+}
+
+// (a + ib)(c + id), or (a + ib)(c - id) in the gradients, as four real convolutions. `result` is
+// the written tensor, whose views are in `t`.
+void run_complex(const ConvProblem& problem, Pass pass, const ConvTensors& t, const Tensor& result) {
+  if (pass == Pass::kBgrad) {  // linear: part by part
+    for (int part = 0; part < 2; ++part) {
+      ConvTensors real = t;
+      real.output = part_of(t.output, part);
+      real.bias = part_of(t.bias, part);
+      run_pass(problem, pass, real);
+    }
+    return;
+  }
+  const ScalarType sum_type =
+      problem.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
+  const DType sum_dtype = problem.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
+  const std::array<std::int64_t, 4> size{result.size(0), result.size(1), result.size(2),
+                                         result.size(3)};
+  const bool channels_last = suggests_channels_last(result);
+  const Tensor first = allocate(size, sum_type, channels_last);
+  const Tensor second = allocate(size, sum_type, channels_last);
+  const TensorView written = pass == Pass::kFprop   ? t.output
+                             : pass == Pass::kDgrad ? t.input
+                                                    : t.weight;
+  const int conjugate = pass == Pass::kFprop ? 1 : -1;
+  for (int part = 0; part < 2; ++part) {
+    // part 0: a*c -/+ b*d; part 1: b*c +/- a*d
+    const int first_parts[2] = {part, 0}, second_parts[2] = {1 - part, 1};
+    const Tensor* terms[2] = {&first, &second};
+    for (int term = 0; term < 2; ++term) {
+      const int* parts = term == 0 ? first_parts : second_parts;
+      ConvTensors real = real_tensors(pass, t, parts[0], parts[1]);
+      const TensorView sum = view_of(*terms[term], sum_dtype);
+      if (pass == Pass::kFprop) {
+        real.output = sum;
+        real.bias = term == 0 && t.bias.data ? part_of(t.bias, part) : TensorView{};
+      } else if (pass == Pass::kDgrad) {
+        real.input = sum;
+      } else {
+        real.weight = sum;
+      }
+      run_pass(problem, pass, real);
+    }
+    const int sign = part == 0 ? -conjugate : conjugate;
+    const TensorView out = part_of(written, part);
+    if (sum_dtype == DType::kFloat64) {
+      combine<double>(out, view_of(first, sum_dtype), view_of(second, sum_dtype), sign);
+    } else {
+      combine<float>(out, view_of(first, sum_dtype), view_of(second, sum_dtype),
+                     static_cast<float>(sign));
+    }
+  }
+}
+
+void run(const ConvProblem& problem, Pass pass, const ConvTensors& tensors, bool is_complex,
+         const Tensor& result) {
+  if (is_complex) {
+    run_complex(problem, pass, tensors, result);
+  } else {
+    run_pass(problem, pass, tensors);
+  }
+}
+
+// ---- the operators -----------------------------------------------------------------------------
+
+struct Geometry {
+  std::vector<std::int64_t> stride, padding, dilation;
+  std::int64_t groups;
+  std::string padding_mode;
+};
+
+ConvProblem problem_of(const Tensor& input, const Tensor& weight, const Geometry& geometry,
+                       DType dtype) {
+  return make_conv_problem({sizes_of(input), sizes_of(weight), geometry.stride, geometry.padding,
+                            geometry.dilation, geometry.groups, geometry.padding_mode, dtype});
+}
+
+void check_cpu(const Tensor& tensor, const char* argument) {
+  if (!tensor.is_cpu()) {
+    fail(std::string("convext: ") + argument +
+         " is on another device than the CPU tensors it is convolved with; move all of them to "
+         "one device");
+  }
+}
+
+Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
+              const Geometry& geometry) {
+  check_cpu(input, "input");
+  check_cpu(weight, "weight");
+  const ElementType type = element_type(input.scalar_type(), "input");
+  const ElementType weight_type = element_type(weight.scalar_type(), "weight");
+  const ConvProblem problem = problem_of(input, weight, geometry, type.real);
+  if (bias) {
+    check_cpu(*bias, "bias");
+    check_bias(problem, sizes_of(weight), sizes_of(*bias));
+    if (bias->scalar_type() != input.scalar_type()) {
+      fail(std::string("Input type (") + type.name + ") and bias type (" +
+           element_type(bias->scalar_type(), "bias").name + ") should be the same");
+    }
+  }
+  if (weight.scalar_type() != input.scalar_type()) {
+    fail(std::string("expected scalar type ") + type.c10_name + " but found " +
+         weight_type.c10_name + ": input and weight must have the same dtype");
+  }
+  const bool channels_last = suggests_channels_last(input) || suggests_channels_last(weight);
+  // As in ATen, an input without channels gives an output without channels.
+  Tensor output = allocate({problem.N, problem.C ? problem.K : 0, problem.P, problem.Q},
+                           input.scalar_type(), channels_last);
+  if (problem.is_empty()) return output;
+  ConvTensors tensors;
+  tensors.input = view_of(input, type.real);
+  tensors.weight = view_of(weight, type.real);
+  if (bias) tensors.bias = view_of(*bias, type.real);
+  tensors.output = view_of(output, type.real);
+  run(problem, Pass::kFprop, tensors, type.is_complex, output);
+  return output;
+}
+
+std::array<Tensor, 3> conv2d_backward(const Tensor& grad_output, const Tensor& input,
+                                      const Tensor& weight, const Geometry& geometry,
+                                      const std::array<bool, 3>& output_mask) {
+  check_cpu(grad_output, "grad_output");
+  check_cpu(input, "input");
+  check_cpu(weight, "weight");
+  const ElementType type = element_type(input.scalar_type(), "input");
+  const ConvProblem problem = problem_of(input, weight, geometry, type.real);
+  if (weight.scalar_type() != input.scalar_type() ||
+      grad_output.scalar_type() != input.scalar_type()) {
+    fail(std::string("expected scalar type ") + type.c10_name + " but found " +
+         element_type(weight.scalar_type(), "weight").c10_name + " (weight) and " +
+         element_type(grad_output.scalar_type(), "grad_output").c10_name +
+         " (grad_output): all must have input's dtype");
+  }
+  const std::int64_t K = problem.C ? problem.K : 0;
+  const std::vector<std::int64_t> expected{problem.N, K, problem.P, problem.Q};
+  if (sizes_of(grad_output) != expected) {
+    fail("convext::conv2d_backward: expected grad_output of size " + format_sizes(expected) +
+         ", but got " + format_sizes(sizes_of(grad_output)));
+  }
+  const bool channels_last = suggests_channels_last(input) || suggests_channels_last(weight);
+  std::array<Tensor, 3> gradients;
+  ConvTensors tensors;
+  tensors.input = view_of(input, type.real);
+  tensors.weight = view_of(weight, type.real);
+  tensors.output = view_of(grad_output, type.real);
+  const auto zero_if_empty = [&](Tensor& gradient) {
+    if (problem.is_empty()) torch::stable::zero_(gradient);
+    return problem.is_empty();
+  };
+  if (output_mask[0]) {
+    gradients[0] = allocate({problem.N, problem.C, problem.H, problem.W}, input.scalar_type(),
+                            channels_last);
+    if (!zero_if_empty(gradients[0])) {
+      ConvTensors t = tensors;
+      t.input = view_of(gradients[0], type.real);
+      run(problem, Pass::kDgrad, t, type.is_complex, gradients[0]);
+    }
+  }
+  if (output_mask[1]) {
+    gradients[1] = allocate({problem.K, weight.size(1), problem.R, problem.S},
+                            input.scalar_type(), channels_last);
+    if (!zero_if_empty(gradients[1])) {
+      ConvTensors t = tensors;
+      t.weight = view_of(gradients[1], type.real);
+      run(problem, Pass::kWgrad, t, type.is_complex, gradients[1]);
+    }
+  }
+  if (output_mask[2]) {
+    gradients[2] = torch::stable::empty({&problem.K, 1}, input.scalar_type());
+    if (!zero_if_empty(gradients[2])) {
+      ConvTensors t = tensors;
+      t.bias = view_of(gradients[2], type.real);
+      run(problem, Pass::kBgrad, t, type.is_complex, gradients[2]);
+    }
+  }
+  return gradients;
+}
+
+// ---- boxing ------------------------------------------------------------------------------------
+// By hand rather than by TORCH_BOX: torch's header leaks a string for every `str` argument.
+
+using torch::stable::detail::from;
+using torch::stable::detail::to;
+
+std::string take_string(StableIValue value) {
+  const StringHandle handle = to<StringHandle>(value);
+  const char* data = nullptr;
+  std::size_t length = 0;
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_c_str(handle, &data));
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_string_length(handle, &length));
+  std::string text(data, length);
+  STABLE_TORCH_ERROR_CODE_CHECK(torch_delete_string(handle));
+  return text;
+}
+
+Geometry take_geometry(const StableIValue* stack) {
+  // Every value is taken, so that all of them are freed whatever happens next.
+  Geometry geometry;
+  geometry.stride = to<std::vector<std::int64_t>>(stack[0]);
+  geometry.padding = to<std::vector<std::int64_t>>(stack[1]);
+  geometry.dilation = to<std::vector<std::int64_t>>(stack[2]);
+  geometry.groups = to<std::int64_t>(stack[3]);
+  geometry.padding_mode = take_string(stack[4]);
+  return geometry;
+}
+
+void boxed_conv2d(StableIValue* stack, std::uint64_t, std::uint64_t) {
+  const Tensor input = to<Tensor>(stack[0]);
+  const Tensor weight = to<Tensor>(stack[1]);
+  const std::optional<Tensor> bias = to<std::optional<Tensor>>(stack[2]);
+  const Geometry geometry = take_geometry(stack + 3);
+  stack[0] = from(conv2d(input, weight, bias, geometry));
+}
+
+void boxed_conv2d_backward(StableIValue* stack, std::uint64_t, std::uint64_t) {
+  const Tensor grad_output = to<Tensor>(stack[0]);
+  const Tensor input = to<Tensor>(stack[1]);
+  const Tensor weight = to<Tensor>(stack[2]);
+  const Geometry geometry = take_geometry(stack + 3);
+  const std::vector<bool> mask = to<std::vector<bool>>(stack[8]);
+  if (mask.size() != 3) fail("convext::conv2d_backward: output_mask must hold 3 values");
+  const std::array<Tensor, 3> gradients =
+      conv2d_backward(grad_output, input, weight, geometry, {mask[0], mask[1], mask[2]});
+  for (int i = 0; i < 3; ++i) stack[i] = from(gradients[i]);
+}
+
+}  // namespace
+}  // namespace convext
+
+STABLE_TORCH_LIBRARY_IMPL(convext, CPU, m) {
+  m.impl("conv2d", &convext::boxed_conv2d);
+  m.impl("conv2d_backward", &convext::boxed_conv2d_backward);
+}
