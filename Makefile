@@ -25,7 +25,7 @@ MAKEFLAGS += --no-print-directory
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --quiet
+PIP := $(PY) -m pip --quiet --quiet
 STAMPS := $(VENV)/stamps
 BUILD_TOOLS := "scikit-build-core>=0.11" "pybind11>=2.13" "cmake>=3.24" "ninja>=1.11" "numpy>=1.24"
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
@@ -75,8 +75,8 @@ wheel: $(STAMPS)/build-tools
 	@if $(PY) -m zipfile -l dist/*.whl | grep -E ' ?(csrc|tests)/'; then \
 	  echo "The wheel holds files that belong to the source tree only." >&2; exit 1; fi
 	@$(PYTHON) -m venv build/clean-venv
-	@build/clean-venv/bin/python -m pip --quiet install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	@build/clean-venv/bin/python -m pip --quiet install dist/*.whl
+	@build/clean-venv/bin/python -m pip --quiet --quiet install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
+	@build/clean-venv/bin/python -m pip --quiet --quiet install dist/*.whl
 	@cd build/clean-venv && bin/python -c 'import convext, torch; x = torch.randn(2, 3, 8, 8); \
 	  print("imported convext", convext.__version__, tuple(convext.ConvExt2d(3, 4, 3)(x).shape))'
 	@rm -rf build/clean-venv
