@@ -1,0 +1,216 @@
+"""Convolution layers to measure: one layer, shape tables in CSV, the layers of a model."""
+
+from __future__ import annotations
+
+import csv
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+Pair = tuple[int, int]
+
+COLUMNS = ("name", "C", "H", "W", "K", "R", "S", "stride", "padding", "dilation", "groups")
+
+
+class ShapeError(ValueError):
+    """A shape table that cannot be found or read, or a layer name it does not have."""
+
+
+@dataclass(frozen=True)
+class ConvShape:
+    """One convolution layer without its batch size.
+
+    ``C, H, W`` are the input's extents, ``K`` the output channels, ``R, S`` the kernel's extents.
+    """
+
+    name: str
+    C: int
+    H: int
+    W: int
+    K: int
+    R: int
+    S: int
+    stride: Pair = (1, 1)
+    padding: Pair = (0, 0)
+    dilation: Pair = (1, 1)
+    groups: int = 1
+
+    def __post_init__(self) -> None:
+        positive = (self.C, self.H, self.W, self.K, self.R, self.S, self.groups)
+        if min(positive + self.stride + self.dilation) < 1 or min(self.padding) < 0:
+            raise ShapeError(f"layer {self.name!r}: an extent is not positive")
+        if self.C % self.groups or self.K % self.groups:
+            raise ShapeError(f"layer {self.name!r}: C and K must be multiples of groups")
+
+    @property
+    def geometry(self) -> ConvShape:
+        """The shape without its name: equal for layers that do the same work."""
+        return replace(self, name="")
+
+    def input_size(self, batch: int) -> tuple[int, int, int, int]:
+        """(N, C, H, W) of the input."""
+        return (batch, self.C, self.H, self.W)
+
+    @property
+    def weight_size(self) -> tuple[int, int, int, int]:
+        """(K, C / groups, R, S) of the weight."""
+        return (self.K, self.C // self.groups, self.R, self.S)
+
+    def output_size(self, batch: int) -> tuple[int, int, int, int]:
+        """(N, K, P, Q) of the output, from torch on the meta device."""
+        output = torch.nn.functional.conv2d(
+            torch.empty(self.input_size(batch), device="meta"),
+            torch.empty(self.weight_size, device="meta"),
+            None,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+        )
+        n, k, p, q = output.shape
+        return (n, k, p, q)
+
+    def flops(self, batch: int) -> int:
+        """Nominal floating-point operations of one pass (forward, input or weight gradient)."""
+        n, k, p, q = self.output_size(batch)
+        return 2 * n * k * p * q * (self.C // self.groups) * self.R * self.S
+
+
+def _pair(text: str) -> Pair:
+    """``"2"`` -> (2, 2); ``"0x3"`` -> (0, 3), height first."""
+    values = [int(part) for part in text.split("x")]
+    if len(values) not in (1, 2):
+        raise ValueError(f"{text!r} is neither a number nor HxW")
+    return (values[0], values[-1])
+
+
+def read_table(path: Path) -> list[ConvShape]:
+    """Read a shape table.
+
+    Columns are those of ``COLUMNS``; stride, padding and dilation are a number, or ``HxW`` where
+    the two directions differ. Lines that start with ``#`` are comments.
+
+    Raises:
+        ShapeError: a column is missing, a value is not a number, or a name stands twice.
+    """
+    with path.open(newline="", encoding="utf-8") as file:
+        reader = csv.DictReader(line for line in file if not line.startswith("#"))
+        missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise ShapeError(f"{path.name}: no column {', '.join(missing)}")
+        shapes: list[ConvShape] = []
+        for row in reader:
+            try:
+                shape = ConvShape(
+                    row["name"],
+                    **{column: int(row[column]) for column in "CHWKRS"},
+                    stride=_pair(row["stride"]),
+                    padding=_pair(row["padding"]),
+                    dilation=_pair(row["dilation"]),
+                    groups=int(row["groups"]),
+                )
+            except (TypeError, ValueError) as error:
+                raise ShapeError(f"{path.name}: row {row['name']!r}: {error}") from error
+            if any(shape.name == other.name for other in shapes):
+                raise ShapeError(f"{path.name}: {shape.name!r} stands twice")
+            shapes.append(shape)
+    if not shapes:
+        raise ShapeError(f"{path.name}: no layers")
+    return shapes
+
+
+def table_directories() -> list[Path]:
+    """Where tables are looked up by name: package, source tree, current directory."""
+    here = Path(__file__).resolve().parent
+    source_tree = here.parents[2] / "benchmarks" / "shapes"
+    return [here / "shapes", source_tree, Path("benchmarks") / "shapes"]
+
+
+def find_table(name: str) -> Path:
+    """Path of a table given as a path to a CSV file or as the bare name of a shipped one.
+
+    Raises:
+        ShapeError: there is no such file.
+    """
+    if name.endswith(".csv"):
+        if Path(name).is_file():
+            return Path(name)
+        raise ShapeError(f"no shape table {name}")
+    shipped: set[str] = set()
+    for directory in table_directories():
+        if (directory / f"{name}.csv").is_file():
+            return directory / f"{name}.csv"
+        shipped.update(path.stem for path in directory.glob("*.csv"))
+    known = ", ".join(sorted(shipped)) or "none here: run from the source tree or give a CSV file"
+    raise ShapeError(f"no shape table {name!r}; known: {known}")
+
+
+def select(shapes: Iterable[ConvShape], patterns: Sequence[str]) -> list[ConvShape]:
+    """The shapes whose name matches one of the patterns (shell wildcards); all if there is none.
+
+    Raises:
+        ShapeError: a pattern matches nothing.
+    """
+    shapes = list(shapes)
+    if not patterns:
+        return shapes
+    for pattern in patterns:
+        if not any(fnmatch.fnmatchcase(shape.name, pattern) for shape in shapes):
+            names = ", ".join(shape.name for shape in shapes)
+            raise ShapeError(f"no layer matches {pattern!r}; there are {names}")
+    return [
+        shape
+        for shape in shapes
+        if any(fnmatch.fnmatchcase(shape.name, pattern) for pattern in patterns)
+    ]
+
+
+def collect(model: torch.nn.Module, *inputs: torch.Tensor) -> list[ConvShape]:
+    """The distinct ``nn.Conv2d`` layers a model runs, in the order it runs them.
+
+    The model is run once on ``inputs`` with a hook on each layer, so the shapes are those of a real
+    pass. Both may live on the meta device. Names are those of the modules.
+    """
+    found: dict[ConvShape, ConvShape] = {}
+
+    def record(name: str, module: torch.nn.Conv2d, input: torch.Tensor) -> None:
+        if module.padding_mode != "zeros" or isinstance(module.padding, str):
+            raise ShapeError(f"{name}: only numeric zero padding fits a shape table")
+        _, channels, height, width = input.shape
+        out_channels, _, kernel_h, kernel_w = module.weight.shape
+        shape = ConvShape(
+            name,
+            channels,
+            height,
+            width,
+            out_channels,
+            kernel_h,
+            kernel_w,
+            stride=(module.stride[0], module.stride[1]),
+            padding=(module.padding[0], module.padding[1]),
+            dilation=(module.dilation[0], module.dilation[1]),
+            groups=module.groups,
+        )
+        found.setdefault(shape.geometry, shape)
+
+    handles = []
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+
+            def hook(
+                layer: torch.nn.Module, args: tuple[torch.Tensor, ...], name: str = name
+            ) -> None:
+                assert isinstance(layer, torch.nn.Conv2d)
+                record(name, layer, args[0])
+
+            handles.append(module.register_forward_pre_hook(hook))
+    try:
+        with torch.no_grad():
+            model(*inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(found.values())

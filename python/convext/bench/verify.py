@@ -1,0 +1,96 @@
+"""Results of both peers against float64, before anything is timed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convext.bench.operands import Operands, make_call
+from convext.bench.shapes import ConvShape
+
+TENSORS = ("output", "grad_input", "grad_weight")
+
+# Largest error allowed, relative to the largest element of the result, in units of the dtype's eps.
+# 84 eps is 1e-5 in float32: room for a long sum or a Winograd transform, none for a wrong term.
+# Half types accumulate in float32, so their error is the rounding of the result.
+LIMIT_IN_EPS = {
+    torch.float32: 84.0,
+    torch.float64: 84.0,
+    torch.bfloat16: 2.0,
+    torch.float16: 2.0,
+}
+
+
+class VerificationError(Exception):
+    """convext's result is not the one it should be; the text says where."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """Largest error of each tensor, relative to its largest element, against float64."""
+
+    torch: dict[str, float]
+    convext: dict[str, float]
+
+
+def _results(peer: str, shape: ConvShape, operands: Operands) -> tuple[Tensor, ...]:
+    (output,) = make_call(peer, "forward", shape)(operands)
+    grad_input, grad_weight, _ = make_call(peer, "backward", shape)(operands)
+    return (output, grad_input, grad_weight)
+
+
+def reference(shape: ConvShape, operands: Operands) -> tuple[Tensor, ...]:
+    """output, grad_input and grad_weight in float64 from the operands' exact values, by torch."""
+    return _results("torch", shape, operands.to(dtype=torch.float64))
+
+
+def relative_error(result: Tensor, expected: Tensor) -> float:
+    """max |result - expected| / max |expected|; NaN if the result has one."""
+    scale = expected.abs().max().item()
+    error = (result.to(torch.float64) - expected).abs().max().item()
+    return float(error / scale) if scale else float(error)
+
+
+def _strides(tensor: Tensor) -> list[int]:
+    """Strides of the dimensions that have any: those of extent 1 are arbitrary."""
+    strides = tensor.stride()
+    return [strides[i] for i, extent in enumerate(tensor.shape) if extent > 1]
+
+
+def verify(shape: ConvShape, operands: Operands, expected: tuple[Tensor, ...]) -> Errors:
+    """Compare both peers' results with the float64 ones.
+
+    Args:
+        shape: the layer.
+        operands: the operands the peers get, in their dtype and layout.
+        expected: ``reference`` of the same values.
+
+    Raises:
+        VerificationError: convext's result has another dtype, shape or layout than torch's, holds
+            a NaN, or lies outside ``LIMIT_IN_EPS``.
+    """
+    theirs = _results("torch", shape, operands)
+    try:
+        ours = _results("convext", shape, operands)
+    except RuntimeError as error:
+        raise VerificationError(f"convext raised: {error}") from error
+    limit = LIMIT_IN_EPS[operands.input.dtype] * torch.finfo(operands.input.dtype).eps
+    errors = Errors({}, {})
+    for name, peer, own, exact in zip(TENSORS, theirs, ours, expected, strict=True):
+        for what, right, found in (
+            ("dtype", peer.dtype, own.dtype),
+            ("shape", tuple(peer.shape), tuple(own.shape)),
+            ("strides", _strides(peer), _strides(own)),
+        ):
+            if right != found:
+                raise VerificationError(f"{name}: {what} {found}, torch has {right}")
+        errors.torch[name] = relative_error(peer, exact)
+        errors.convext[name] = relative_error(own, exact)
+        if not errors.convext[name] <= limit:  # a NaN fails too
+            raise VerificationError(
+                f"{name}: error {errors.convext[name]:.2g} of the largest element, "
+                f"limit {limit:.2g}, torch {errors.torch[name]:.2g}"
+            )
+    return errors
