@@ -1,0 +1,45 @@
+"""convext: native-accelerated 2D convolution for PyTorch, a drop-in for nn.Conv2d and F.conv2d.
+
+>>> import convext
+>>> model = convext.convert(model)  # every nn.Conv2d becomes a convext.ConvExt2d, in place
+
+- :func:`conv2d`, :class:`ConvExt2d`, :class:`LazyConvExt2d`: a function and two modules that take
+  the places of :func:`torch.nn.functional.conv2d`, :class:`torch.nn.Conv2d`,
+  :class:`torch.nn.LazyConv2d`.
+- :func:`convert`, :func:`revert`, :class:`patch`: existing models.
+- :class:`batch_invariant`, :func:`force_plan`, :func:`explain`: what runs.
+- :func:`decompositions`: exported programs that need no convext.
+"""
+
+from . import _library
+
+__version__ = _library.package_version()
+_C = _library.load(list(__path__))
+
+from ._ops import decompositions  # noqa: E402 - the operators have to be loaded first
+from .convert import convert, patch, revert  # noqa: E402
+from .functional import conv2d  # noqa: E402
+from .modules import ConvExt2d, LazyConvExt2d  # noqa: E402
+from .plan import (  # noqa: E402
+    batch_invariant,
+    explain,
+    force_plan,
+    forced_plan,
+    is_batch_invariant,
+)
+
+__all__ = [
+    "ConvExt2d",
+    "LazyConvExt2d",
+    "__version__",
+    "batch_invariant",
+    "conv2d",
+    "convert",
+    "decompositions",
+    "explain",
+    "force_plan",
+    "forced_plan",
+    "is_batch_invariant",
+    "patch",
+    "revert",
+]

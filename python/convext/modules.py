@@ -1,0 +1,108 @@
+"""``ConvExt2d`` and ``LazyConvExt2d``: ``nn.Conv2d`` and ``nn.LazyConv2d`` on convext's kernels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from .functional import Size2, conv2d
+
+
+class ConvExt2d(nn.Conv2d):
+    """``torch.nn.Conv2d`` on convext's kernels: the same constructor, parameters and state.
+
+    A model's ``state_dict`` goes from one to the other as it is, and the same seed gives the same
+    initial weights. The padding modes other than zeros run inside the kernel, without a padded
+    copy.
+
+    Beyond ``nn.Conv2d``:
+
+    - ``padding`` may have four values, ``(left, right, top, bottom)``, the order of
+      :func:`torch.nn.functional.pad`.
+    - Arguments that cannot work raise here and not at the first call.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
+            padding_mode, device, dtype: as in :class:`torch.nn.Conv2d`.
+
+    Shape:
+        - Input: (N, C, H, W) or (C, H, W)
+        - Output: (N, K, P, Q) or (K, P, Q), see :func:`convext.conv2d`
+
+    Attributes:
+        weight: (out_channels, in_channels / groups, kernel height, kernel width)
+        bias: (out_channels), or None
+
+    Raises:
+        ValueError: as ``nn.Conv2d``, and for a kernel size, stride or dilation below 1, a negative
+            padding, and tuples of a wrong length; the message names the argument.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: Size2,
+        stride: Size2 = 1,
+        padding: Size2 | str = 0,
+        dilation: Size2 = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        _check("kernel_size", kernel_size, least=1, lengths=(2,))
+        _check("stride", stride, least=1, lengths=(1, 2))
+        _check("dilation", dilation, least=1, lengths=(1, 2))
+        if not isinstance(padding, str):
+            _check("padding", padding, least=0, lengths=(1, 2, 4))
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,  # type: ignore[arg-type]
+            stride,  # type: ignore[arg-type]
+            padding,  # type: ignore[arg-type]
+            dilation,  # type: ignore[arg-type]
+            groups,
+            bias,
+            padding_mode,  # type: ignore[arg-type]
+            device,
+            dtype,
+        )
+        if not isinstance(padding, (str, int)) and len(padding) == 4:
+            self._reversed_padding_repeated_twice = list(padding)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return conv2d(
+            input,
+            weight,
+            bias,
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            padding_mode=self.padding_mode,
+        )
+
+
+class LazyConvExt2d(nn.LazyConv2d, ConvExt2d):  # type: ignore[misc]
+    """``torch.nn.LazyConv2d`` that becomes a :class:`ConvExt2d` at its first call.
+
+    Args:
+        out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
+            dtype: as in :class:`ConvExt2d`; ``in_channels`` comes from the first input.
+    """
+
+    cls_to_become = ConvExt2d
+
+
+def _check(name: str, value: Any, least: int, lengths: tuple[int, ...]) -> None:
+    """Refuses, with the argument's name, what nn.Conv2d would only stumble over when called."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    if not isinstance(value, int) and len(values) not in lengths:
+        allowed = " or ".join(str(length) for length in lengths)
+        raise ValueError(f"{name} must be an integer or {allowed} integers, but got {value}")
+    if any(item < least for item in values):
+        raise ValueError(f"{name} must be at least {least}, but got {value}")

@@ -1,0 +1,149 @@
+"""What will run, and how to have a say in it.
+
+The choices below hold for the whole process, not for one thread: a backward pass may run on another
+thread than its forward pass and has to choose alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ContextDecorator, contextmanager
+from types import TracebackType
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from . import _C
+from .functional import Size2, normalised_geometry
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# The passes by their names here and in the kernels.
+PASSES = {"forward": "fprop", "input_grad": "dgrad", "weight_grad": "wgrad"}
+
+
+class batch_invariant(ContextDecorator):
+    """Makes a sample's result independent of what else is in the batch, bit for bit.
+
+    It holds for the output and for the gradient of the input of CPU tensors; the gradients of
+    weight and bias are sums over the batch. It costs some speed, for kernels must be chosen without
+    looking at the batch size. Function transforms and forward-mode AD run ATen's kernels, to which
+    it does not apply.
+
+    Like :class:`torch.set_grad_enabled` it is a function and a context manager, and it can
+    decorate:
+
+    >>> convext.batch_invariant()             # from now on, in the whole process
+    >>> convext.batch_invariant(False)        # off again
+    >>> with convext.batch_invariant():       # on inside, then as before
+    ...     output = model(batch)
+
+    A model compiled by ``torch.compile`` obeys too, as the choice is made when a kernel runs; call
+    this outside of the compiled function.
+
+    Args:
+        enabled: on or off.
+    """
+
+    def __init__(self, enabled: bool = True) -> None:
+        self.enabled = bool(enabled)
+        self.previous = _C.set_batch_invariant(self.enabled)
+
+    def __call__(self, function: F) -> F:
+        _C.set_batch_invariant(self.previous)  # a decorated function switches only when it runs
+        return super().__call__(function)
+
+    def _recreate_cm(self) -> batch_invariant:
+        return type(self)(self.enabled)
+
+    def __enter__(self) -> batch_invariant:
+        _C.set_batch_invariant(self.enabled)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        _C.set_batch_invariant(self.previous)
+
+
+def is_batch_invariant() -> bool:
+    """Whether :class:`batch_invariant` is on."""
+    return _C.batch_invariant()
+
+
+@contextmanager
+def force_plan(name: str) -> Iterator[None]:
+    """Runs the kernels of one's choice, whatever the plan would have been.
+
+    >>> with convext.force_plan("reference"):
+    ...     expected = convext.conv2d(input, weight)
+
+    Args:
+        name: an algorithm (``"indirect"``) or a kernel of ``convext._C.kernels()``, if need be for
+            some passes only (``"fprop=indirect,wgrad=reference"``); ``""`` forces nothing. The
+            environment variable ``CONVEXT_PLAN`` gives the initial value.
+
+    Raises:
+        RuntimeError: the name is unknown; or, when a convolution is called, the kernel cannot run
+            it: the message says why.
+    """
+    previous = _C.set_forced_plan(name)
+    try:
+        yield
+    finally:
+        _C.set_forced_plan(previous)
+
+
+def forced_plan() -> str:
+    """What :func:`force_plan` or ``CONVEXT_PLAN`` asks for; ``""`` if nothing."""
+    return _C.forced_plan()
+
+
+def explain(
+    input: Tensor,
+    weight: Tensor,
+    stride: Size2 = 1,
+    padding: Size2 | str = 0,
+    dilation: Size2 = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    direction: str = "forward",
+) -> _C.Plan:
+    """The plan of a convolution on the CPU: the kernel that would run, and why not the others.
+
+    Only shapes and dtype count; meta tensors will do. A complex convolution is several real ones,
+    whose plan this is.
+
+    >>> image, weight = torch.empty(1, 64, 56, 56), torch.empty(64, 64, 3, 3)
+    >>> print(convext.explain(image, weight, padding=1, direction="weight_grad"))
+
+    Args:
+        input, weight, stride, padding, dilation, groups, padding_mode: as in
+        :func:`convext.conv2d`.
+        direction: ``"forward"``, ``"input_grad"`` or ``"weight_grad"``.
+
+    Raises:
+        ValueError: unknown direction, or a dtype without kernels.
+        RuntimeError: what :func:`convext.conv2d` would raise.
+    """
+    if direction not in PASSES:
+        raise ValueError(f"direction must be one of {set(PASSES)}, but got {direction!r}")
+    strides, pads, dilations, groups = normalised_geometry(
+        weight, stride, padding, dilation, groups
+    )
+    dtype = input.real.dtype if input.is_complex() else input.dtype
+    problem = _C.ConvProblem(
+        list(input.shape if input.dim() != 3 else (1, *input.shape)),
+        list(weight.shape),
+        list(strides),
+        list(pads),
+        list(dilations),
+        groups,
+        padding_mode,
+        str(dtype).removeprefix("torch."),
+    )
+    return _C.plan(problem, PASSES[direction])
