@@ -48,17 +48,20 @@ def problems_around(
 
     First every extent in turn (pixels, output channels, input channels) around the tile with the
     others at whole tiles, then every geometry, padding mode, layout and batch at residues in
-    several dimensions. The kernel may refuse some.
+    several dimensions. The kernel may refuse some. For a bias gradient every problem has a bias.
 
     Args:
-        kernel: a row; ``mr``, ``nr``, ``algorithm``, ``dtype`` and ``layout`` are read.
+        kernel: a row; ``name``, ``pass``, ``mr``, ``nr``, ``algorithm``, ``dtype`` and ``layout``
+            are read.
         seed: of the data, and of the extents that are drawn.
         dtype: instead of the row's, for a kernel that takes any.
     """
     dtype = dtype or getattr(torch, str(kernel["dtype"]))
     rows, columns = max(int(kernel["mr"]), 1), max(int(kernel["nr"]), 1)
     depthwise = kernel["algorithm"] == "depthwise"
-    layout = "channels_last" if kernel["layout"] == "nhwc" else "contiguous"
+    needs_bias = kernel["pass"] == "bgrad"
+    either = ("contiguous", "channels_last")
+    layouts = {"nhwc": either[1:], "nchw": either[:1]}.get(str(kernel["layout"]), either)
     draw = random.Random(f"{kernel['name']} {seed}")
     found = _Found(dtype, seed)
     sizes = sorted({*around(rows), *around(columns)})
@@ -68,7 +71,8 @@ def problems_around(
         groups, multiplier = changes.pop("groups", 1), changes.pop("multiplier", 1)
         if depthwise:
             groups, inputs, outputs = outputs, 1, multiplier
-        changes = {"layout": layout, **changes}
+        changes = {"layout": draw.choice(layouts), **changes}
+        changes["bias"] = needs_bias or changes.get("bias", False)
         found.add(pixels, K=groups * outputs, C=groups * inputs, groups=groups, **changes)
 
     for size in sizes:
@@ -97,6 +101,7 @@ def problems_around(
         pixels, outputs, inputs = residues()
         add(pixels, outputs, inputs, R=3, S=3, groups=groups, multiplier=groups)
         add(pixels, 1, 1, R=3, S=3, padding=(1, 1), groups=groups, N=2, multiplier=groups)
+        add(pixels, 2, 1, R=3, S=3, groups=5, N=2, multiplier=groups, bias=True)
         add(pixels, columns, 2, R=1, S=1, groups=groups, multiplier=groups, bias=True)
     return list(found)
 
@@ -166,12 +171,13 @@ def random_problems(count: int, dtype: torch.dtype, *, seed: int = 0) -> list[Pr
 
 
 class _Found:
-    """An ordered set of valid problems that share a dtype; each gets a seed of its own, and every
-    second one small integers for data."""
+    """An ordered set of valid problems that share a dtype; each gets a seed of its own, and about
+    every second one small integers for data."""
 
     def __init__(self, dtype: torch.dtype, seed: int) -> None:
         self._dtype = dtype
         self._seed = seed
+        self._draw = random.Random(f"values {dtype} {seed}")
         self._problems: dict[Problem, Problem] = {}
 
     def __len__(self) -> int:
@@ -184,10 +190,9 @@ class _Found:
         problem = Problem(dtype=self._dtype, **fields)
         if problem in self._problems or not problem.valid:
             return
-        place = len(self._problems)
-        integral = self._dtype in INTEGER_DTYPES
-        values = "integer" if integral else VALUES[place % len(VALUES)]
-        self._problems[problem] = problem.replace(values=values, seed=self._seed + place)
+        values = "integer" if self._dtype in INTEGER_DTYPES else self._draw.choice(VALUES)
+        seed = self._seed + len(self._problems)
+        self._problems[problem] = problem.replace(values=values, seed=seed)
 
     def add(self, pixels: int, **fields: Any) -> None:
         """Puts a problem whose output rows have ``pixels`` elements, if there is such an input."""

@@ -266,9 +266,11 @@ class Problem:
         )
 
     def native(self) -> Any:
-        """The ``convext._C.ConvProblem`` of the same geometry, for plans."""
+        """The ``convext._C.ConvProblem`` of the same geometry, for plans; of a complex
+        convolution, that of the real ones it is made of."""
         from convext import _C
 
+        real = self.dtype.to_real() if self.dtype.is_complex else self.dtype
         return _C.ConvProblem(
             self.input_size,
             self.weight_size,
@@ -277,8 +279,7 @@ class Problem:
             dilation=self.dilation,
             groups=self.groups,
             padding_mode=self.padding_mode,
-            dtype=str(self.dtype).removeprefix("torch."),
-            channels_last=self.layout in ("channels_last", "mixed", "channels_last_sliced"),
+            dtype=str(real).removeprefix("torch."),
         )
 
     def _convolve(self, conv2d: Convolution) -> Convolution:
