@@ -63,6 +63,9 @@ lint: $(STAMPS)/dev
 	@echo "building with warnings as errors"
 	@$(CMAKE_LINES) -B build/lint -DCONVEXT_WERROR=ON -DCONVEXT_BUILD_NATIVE_TESTS=ON
 	@"$(VENV)/bin/cmake" --build build/lint -- --quiet
+	@if nm -C --defined-only build/lint/CMakeFiles/convext_core.dir/csrc/cpu/isa_*.o | grep ' W '; then \
+	  echo "These functions of an ISA unit could replace those of other units: give them internal linkage." >&2; \
+	  exit 1; fi
 
 format: $(STAMPS)/dev
 	"$(VENV)/bin/ruff" check --fix .
