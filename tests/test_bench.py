@@ -299,10 +299,8 @@ class TestCommand:
             assert one["ratio"]["min"] <= one["ratio"]["median"] <= one["ratio"]["max"]
             assert one["convext_gflops"] > 0
             assert 0 <= one["error"]["convext"] < 1e-5
-            natives = operands.NATIVE_PASSES[one["pass"]]
-            assert len(one["plans"]) == len(natives)
-            for plan, native in zip(one["plans"], natives, strict=True):
-                assert plan["kernel"].startswith(native)
+            natives = {"forward": ["fprop"], "backward": ["dgrad", "wgrad"]}[one["pass"]]
+            assert [plan["kernel"].split("_")[0] for plan in one["plans"]] == natives
 
     def test_wrong_results_are_reported_and_not_timed(
         self,

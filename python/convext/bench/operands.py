@@ -21,14 +21,6 @@ OUTPUT_MASKS: dict[str, list[bool] | None] = {
 }
 PASSES = tuple(OUTPUT_MASKS)
 
-#: The native passes behind each, in the order their kernels are named.
-NATIVE_PASSES: dict[str, tuple[str, ...]] = {
-    "forward": ("fprop",),
-    "input_grad": ("dgrad",),
-    "weight_grad": ("wgrad",),
-    "backward": ("dgrad", "wgrad"),
-}
-
 #: The tensors each pass computes.
 RESULTS: dict[str, tuple[str, ...]] = {
     "forward": ("output",),

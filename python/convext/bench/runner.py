@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from convext import _C
+import convext
 from convext.bench import operands as ops
 from convext.bench.shapes import ConvShape
 from convext.bench.timing import Effort, Spread, time_pairs
@@ -52,25 +52,14 @@ class Failure:
         )
 
 
-def plans(
-    shape: ConvShape, batch: int, dtype: str, layout: str, threads: int, pass_: str
-) -> list[dict[str, Any]]:
-    """Kernel and workspace that convext plans for the cell, one entry for each native pass."""
-    problem = _C.ConvProblem(
-        shape.input_size(batch),
-        shape.weight_size,
-        stride=shape.stride,
-        padding=shape.padding,
-        dilation=shape.dilation,
-        groups=shape.groups,
-        dtype=dtype,
-        channels_last=layout == "channels_last",
-    )
-    found = []
-    for native in ops.NATIVE_PASSES[pass_]:
-        plan = _C.plan(problem, native, threads)
-        found.append({"kernel": plan.kernel, "workspace_bytes": int(plan.workspace_bytes)})
-    return found
+def plans(shape: ConvShape, batch: int, dtype: str, pass_: str) -> list[dict[str, Any]]:
+    """Kernel and workspace that convext plans for the pass: one entry, two for both gradients."""
+    input = torch.empty(shape.input_size(batch), dtype=ops.DTYPES[dtype], device="meta")
+    weight = torch.empty(shape.weight_size, dtype=ops.DTYPES[dtype], device="meta")
+    geometry = (shape.stride, shape.padding, shape.dilation, shape.groups)
+    directions = ("input_grad", "weight_grad") if pass_ == "backward" else (pass_,)
+    found = (convext.explain(input, weight, *geometry, direction=name) for name in directions)
+    return [{"kernel": plan.kernel, "workspace_bytes": plan.workspace_bytes} for plan in found]
 
 
 def measure(
@@ -161,7 +150,7 @@ def _run_layer(
                 yield {
                     **dict(zip(KEY, key, strict=True)),
                     **measure(shape, pass_, sets, effort),
-                    "plans": plans(shape, batch, dtype, layout, threads, pass_),
+                    "plans": plans(shape, batch, dtype, pass_),
                     "error": _errors(errors, pass_),
                 }
 

@@ -12,6 +12,10 @@ from dataclasses import asdict, dataclass
 # Shorter calls are sampled several at a time, so that the clock's cost stays below a percent.
 MIN_SAMPLE_S = 100e-6
 
+# Calls before the first sample; one will do where it takes long.
+WARM_UP_CALLS = 3
+LONG_CALL_S = 20e-3
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -31,7 +35,7 @@ class Effort:
 
 
 FULL = Effort(budget_s=0.5, min_pairs=6, max_pairs=60)
-QUICK = Effort(budget_s=0.1, min_pairs=4, max_pairs=20)
+QUICK = Effort(budget_s=0.15, min_pairs=2, max_pairs=20)
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,8 @@ def time_pairs(
     """Time two callables in interleaved pairs A B, B A, A B, ...
 
     Each is called with a number that grows by one from call to call over both, to choose operands
-    by. The first calls, where a library builds and caches what it needs, are not counted.
+    by. The first calls, where a library builds and caches what it needs, are not counted; they tell
+    how many pairs the effort allows.
     """
     calls = 0
 
@@ -91,12 +96,15 @@ def time_pairs(
         calls += count
         return seconds / count
 
+    def estimate(function: Callable[[int], object]) -> float:
+        seconds = sample(function, 1)
+        again = WARM_UP_CALLS - 1 if seconds < LONG_CALL_S else 0
+        return min([seconds, *(sample(function, 1) for _ in range(again))])
+
     collecting = gc.isenabled()
     gc.disable()
     try:
-        for function in (first, second):
-            sample(function, 1)
-        estimates = [min(sample(function, 1), sample(function, 1)) for function in (first, second)]
+        estimates = [estimate(first), estimate(second)]
         quickest = max(min(estimates), 1e-9)
         per_sample = max(1, math.ceil(MIN_SAMPLE_S / quickest))
         pairs = Pairs([], [], per_sample)
