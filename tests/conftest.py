@@ -1,0 +1,26 @@
+"""What all tests share: a seed, and nothing left switched on behind a test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+import convext
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _process_state() -> Iterator[None]:
+    """Fails the test that leaves a process-wide choice of kernels changed, and puts it back."""
+    before = (convext.is_batch_invariant(), convext.forced_plan())
+    yield
+    after = (convext.is_batch_invariant(), convext.forced_plan())
+    convext.batch_invariant(before[0])
+    convext._C.set_forced_plan(before[1])
+    assert after == before
