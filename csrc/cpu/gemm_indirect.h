@@ -1,0 +1,82 @@
+// fprop_indirect, dgrad_indirect: convolution as a GEMM over pointers
+//
+// computes  y[pixel][lane] = bias[lane] + sum_{entry, d} x[entry][pixel][d] * w[tap(entry)][d][lane]
+//           GEMM view: gemm_m = pixels, gemm_n = lanes, gemm_k = entries x depth. In fprop a pixel
+//           is an output pixel, d runs over input channels and lanes over output channels; in dgrad
+//           a pixel is an input pixel and the two kinds of channel change places.
+// owns      one call: mr pixels x vectors*lanes channels, summed completely, in the order of the
+//           entries and then of d. The order does not depend on mr, so a pixel gets the same bits in
+//           whichever tile it falls.
+// budget    mr*vectors accumulators + vectors weights + 1 broadcast: 6*4+4+1 = 29 of 32 registers
+//           (AVX-512), 6*2+2+1 = 15 of 16 (AVX2, baseline); mr+2 pointers.
+// needs     packed weights, zero-padded to nr lanes; readable pointers for every pixel (padding
+//           points at zeros). Fewer than mr pixels or `vectors` vectors: a narrower instance.
+// bound by  FMA: mr*vectors of them for mr+vectors loads a step.
+// step      from naive loops: pixels are reached through a table of pointers instead of index
+//           arithmetic, so stride, dilation, every padding mode and every border cost nothing here.
+#pragma once
+
+#include "isa_kernels.h"
+#include "simd.h"
+
+namespace convext::CONVEXT_ISA {
+namespace {
+
+template <class T, int Mr, int Vectors, int PanelVectors>
+__attribute__((noinline)) void gemm_indirect(const GemmTile<T>& tile) {
+  constexpr int kNr = PanelVectors * kLanes<T>;
+  Vec<T> sum[Mr][Vectors];
+#pragma GCC unroll 8
+  for (int m = 0; m < Mr; ++m) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) sum[m][v] = Vec<T>{};
+  }
+
+  // Main loop.
+  const T* const* pointers = tile.x;
+  for (std::int64_t e = 0; e < tile.entries; ++e, pointers += Mr) {
+    const T* x[Mr];
+#pragma GCC unroll 8
+    for (int m = 0; m < Mr; ++m) x[m] = pointers[m] + tile.x_offset;
+    const T* w = tile.panel + tile.tap[e] * tile.depth * kNr;
+#pragma GCC unroll 1
+    for (std::int64_t d = 0; d < tile.depth; ++d, w += kNr) {
+      Vec<T> weight[Vectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) weight[v] = load(w + v * kLanes<T>);
+#pragma GCC unroll 8
+      for (int m = 0; m < Mr; ++m) {
+        const Vec<T> pixel = broadcast(x[m][d]);
+#pragma GCC unroll 4
+        for (int v = 0; v < Vectors; ++v) sum[m][v] += pixel * weight[v];
+      }
+    }
+  }
+
+  // Epilogue.
+#pragma GCC unroll 4
+  for (int v = 0; v < Vectors; ++v) {
+    const Vec<T> bias = load(tile.bias + v * kLanes<T>);
+#pragma GCC unroll 8
+    for (int m = 0; m < Mr; ++m) {
+      store(tile.y[m] + tile.y_offset + v * kLanes<T>, sum[m][v] + bias);
+    }
+  }
+}
+
+template <class T, int Mr, int Vectors>
+void gemm_indirect_dispatch(const GemmTile<T>& tile, int mr, int vectors) {
+  static constexpr int kPanel = Vectors;
+  using Kernel = void (*)(const GemmTile<T>&);
+#define CONVEXT_ROW(m)                                                            \
+  {gemm_indirect<T, m, 1, kPanel>, gemm_indirect<T, m, 2, kPanel>,               \
+   gemm_indirect<T, m, Vectors < 3 ? 1 : 3, kPanel>,                              \
+   gemm_indirect<T, m, Vectors < 4 ? 1 : 4, kPanel>}
+  static constexpr Kernel kKernels[Mr][4] = {CONVEXT_ROW(1), CONVEXT_ROW(2), CONVEXT_ROW(3),
+                                             CONVEXT_ROW(4), CONVEXT_ROW(5), CONVEXT_ROW(6)};
+#undef CONVEXT_ROW
+  kKernels[mr - 1][vectors - 1](tile);
+}
+
+}  // namespace
+}  // namespace convext::CONVEXT_ISA

@@ -1,0 +1,99 @@
+// The kernels of one instruction set, as the drivers see them: plain functions over raw pointers.
+// T is the compute type, float32 or float64; 16-bit storage is converted while packing.
+#pragma once
+
+#include <cstdint>
+
+#include "../dtype.h"
+
+namespace convext {
+
+// fprop_indirect / dgrad_indirect: one register tile. See gemm_indirect.h.
+template <class T>
+struct GemmTile {
+  const T* const* x;        // [entries][mr]: where each tap finds each pixel's channels
+  const std::int32_t* tap;  // [entries]: which tap's weights an entry uses
+  std::int64_t entries;
+  std::int64_t x_offset;    // added to every pointer in x: the group's first channel
+  std::int64_t depth;       // channels summed over
+  const T* panel;           // [taps][depth][nr] packed weights
+  const T* bias;            // [nr]; zeros where there is none
+  T* const* y;              // [mr]: where each pixel's results go
+  std::int64_t y_offset;    // added to every pointer in y: the block's first channel
+};
+
+// fprop_depthwise / dgrad_depthwise: mr pixels, all channels. See depthwise_indirect.h.
+template <class T>
+struct DepthwiseTile {
+  const T* const* x;        // as above
+  const std::int32_t* tap;
+  std::int64_t entries;
+  std::int64_t channels;
+  const T* weight;          // [taps][channels]
+  const T* bias;            // [channels]; zeros where there is none
+  T* const* y;
+};
+
+// wgrad_outer: one register tile of grad_weight over runs of pixels. See wgrad_outer.h.
+template <class T>
+struct PixelRun {
+  const T* grad;  // first pixel, first output channel of the tile
+  const T* x;     // first pixel, first input channel of the tile
+  std::int64_t pixels;
+};
+template <class T>
+struct OuterTile {
+  const PixelRun<T>* runs;
+  std::int64_t run_count;
+  std::int64_t grad_channel_stride, grad_pixel_stride;
+  std::int64_t x_pixel_stride;
+  T* sum;                   // [mr][nr], added to
+};
+
+// wgrad_depthwise: up to mr taps of one kernel row, all channels. See wgrad_depthwise.h.
+template <class T>
+struct DepthwiseOuterTile {
+  const T* grad;            // [pixels][grad_pixel_stride]
+  const T* const* x;        // [taps]: the first pixel's source for each tap
+  std::int64_t pixels;
+  std::int64_t grad_pixel_stride, x_pixel_stride;
+  std::int64_t channels;    // a multiple of the vector length: buffers are padded
+  T* sum;                   // [taps][sum_tap_stride], added to
+  std::int64_t sum_tap_stride;
+};
+
+// pack.h: a block of `rows` x `columns` elements at any strides, to or from compute type.
+struct StridedBlock {
+  void* data;
+  DType dtype;
+  std::int64_t row_stride, column_stride;  // elements
+};
+
+template <class T>
+struct ComputeKernels {
+  int lanes;  // of one vector
+  void (*gemm)(const GemmTile<T>& tile, int mr, int vectors);
+  void (*depthwise)(const DepthwiseTile<T>& tile, int mr);
+  void (*outer)(const OuterTile<T>& tile, int mr, int vectors);
+  void (*depthwise_outer)(const DepthwiseOuterTile<T>& tile, int taps);
+  // destination[row * ld + column] = source, and zeros for columns in [columns, padded).
+  void (*pack)(const StridedBlock& source, std::int64_t rows, std::int64_t columns,
+               std::int64_t padded, T* destination, std::int64_t ld);
+  // destination = source[row * ld + column].
+  void (*unpack)(const T* source, std::int64_t ld, std::int64_t rows, std::int64_t columns,
+                 const StridedBlock& destination);
+  // sum[column] += the sum of the rows, for columns that are a multiple of the vector length.
+  void (*add_rows)(const T* rows, std::int64_t count, std::int64_t columns, std::int64_t ld,
+                   double* sum);
+};
+
+struct IsaKernels {
+  ComputeKernels<float> f32;
+  ComputeKernels<double> f64;
+};
+
+extern const IsaKernels kKernelsGeneric;
+extern const IsaKernels kKernelsAvx2;
+extern const IsaKernels kKernelsAvx512;
+
+}  // namespace convext

@@ -1,0 +1,20 @@
+// The kernels of an instruction set that the build has.
+#pragma once
+
+#include "../conv_plan.h"
+#include "isa_kernels.h"
+
+namespace convext {
+
+const IsaKernels& isa_kernels(Isa isa);
+
+template <class T>
+const ComputeKernels<T>& compute_kernels(Isa isa) {
+  if constexpr (sizeof(T) == 8) {
+    return isa_kernels(isa).f64;
+  } else {
+    return isa_kernels(isa).f32;
+  }
+}
+
+}  // namespace convext

@@ -1,0 +1,43 @@
+// The body of an ISA unit: every kernel, instantiated for this instruction set with the tiles that
+// kernels.def gives it. Included once by each isa_*.cpp, after its two macros.
+#pragma once
+
+#include "depthwise_indirect.h"
+#include "gemm_indirect.h"
+#include "pack.h"
+#include "wgrad_depthwise.h"
+#include "wgrad_outer.h"
+
+namespace convext::CONVEXT_ISA {
+namespace {
+
+constexpr int pick(int avx512, int avx2, int generic) {
+  return CONVEXT_VECTOR_BYTES == 64 ? avx512 : CONVEXT_VECTOR_BYTES == 32 ? avx2 : generic;
+}
+#define CONVEXT_KERNEL(pass, algorithm, storage, mr, v512, v2, vgeneric, rule) \
+  [[maybe_unused]] constexpr int k##pass##algorithm##Mr = mr;                  \
+  [[maybe_unused]] constexpr int k##pass##algorithm##Vectors = pick(v512, v2, vgeneric);
+#include "../kernels.def"
+#undef CONVEXT_KERNEL
+static_assert(kFpropIndirectMr == kDgradIndirectMr &&
+                  kFpropIndirectVectors == kDgradIndirectVectors &&
+                  kFpropDepthwiseMr == kDgradDepthwiseMr &&
+                  kFpropDepthwiseVectors == kDgradDepthwiseVectors,
+              "fprop and dgrad share a kernel");
+
+template <class T>
+constexpr ComputeKernels<T> compute_kernels() {
+  return {kLanes<T>,
+          gemm_indirect_dispatch<T, kFpropIndirectMr, kFpropIndirectVectors>,
+          depthwise_indirect_dispatch<T, kFpropDepthwiseMr, kFpropDepthwiseVectors>,
+          wgrad_outer_dispatch<T, kWgradOuterMr, kWgradOuterVectors>,
+          wgrad_depthwise_dispatch<T, kWgradDepthwiseMr>,
+          pack<T>,
+          unpack<T>,
+          add_rows<T>};
+}
+
+constexpr IsaKernels kIsaKernels = {compute_kernels<float>(), compute_kernels<double>()};
+
+}  // namespace
+}  // namespace convext::CONVEXT_ISA

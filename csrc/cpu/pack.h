@@ -1,0 +1,162 @@
+// Packing: blocks of a tensor, in any layout and storage type, to rows of compute type and back.
+//
+// A block is `rows` x `columns`; columns end up contiguous. Three ways in, by the source's strides:
+// columns contiguous (convert), rows contiguous (transpose in registers), anything else (element by
+// element). This is where NCHW and 16-bit types stop being special: the kernels see neither.
+#pragma once
+
+#include "isa_kernels.h"
+#include "simd.h"
+
+namespace convext::CONVEXT_ISA {
+namespace {
+
+template <class T, class S>
+void pack_typed(const S* source, std::int64_t row_stride, std::int64_t column_stride,
+                std::int64_t rows, std::int64_t columns, std::int64_t padded, T* destination,
+                std::int64_t ld) {
+  constexpr int L = kLanes<T>;
+  if (column_stride == 1) {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const S* s = source + i * row_stride;
+      T* d = destination + i * ld;
+      std::int64_t j = 0;
+      for (; j + L <= columns; j += L) store<T>(d + j, load_as<T>(s + j));
+      for (; j < columns; ++j) d[j] = to_compute<T>(s[j]);
+      for (; j < padded; ++j) d[j] = 0;
+    }
+    return;
+  }
+  std::int64_t done_rows = 0;
+  if (row_stride == 1) {
+    for (; done_rows + L <= rows; done_rows += L) {
+      const S* s = source + done_rows;
+      T* d = destination + done_rows * ld;
+      std::int64_t j = 0;
+      for (; j + L <= columns; j += L) {
+        Vec<T> block[L];
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) block[i] = load_as<T>(s + (j + i) * column_stride);
+        transpose<T>(block);
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) store<T>(d + i * ld + j, block[i]);
+      }
+      for (; j < columns; ++j) {
+        for (int i = 0; i < L; ++i) d[i * ld + j] = to_compute<T>(s[j * column_stride + i]);
+      }
+      for (; j < padded; ++j) {
+        for (int i = 0; i < L; ++i) d[i * ld + j] = 0;
+      }
+    }
+  }
+  for (std::int64_t i = done_rows; i < rows; ++i) {
+    const S* s = source + i * row_stride;
+    T* d = destination + i * ld;
+    for (std::int64_t j = 0; j < columns; ++j) d[j] = to_compute<T>(s[j * column_stride]);
+    for (std::int64_t j = columns; j < padded; ++j) d[j] = 0;
+  }
+}
+
+template <class T, class S>
+void unpack_typed(const T* source, std::int64_t ld, std::int64_t rows, std::int64_t columns,
+                  S* destination, std::int64_t row_stride, std::int64_t column_stride) {
+  constexpr int L = kLanes<T>;
+  if (column_stride == 1) {
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const T* s = source + i * ld;
+      S* d = destination + i * row_stride;
+      std::int64_t j = 0;
+      for (; j + L <= columns; j += L) store_as<S, T>(d + j, load(s + j));
+      for (; j < columns; ++j) d[j] = to_storage<S>(s[j]);
+    }
+    return;
+  }
+  std::int64_t done_rows = 0;
+  if (row_stride == 1) {
+    for (; done_rows + L <= rows; done_rows += L) {
+      const T* s = source + done_rows * ld;
+      S* d = destination + done_rows;
+      std::int64_t j = 0;
+      for (; j + L <= columns; j += L) {
+        Vec<T> block[L];
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) block[i] = load(s + i * ld + j);
+        transpose<T>(block);
+#pragma GCC unroll 16
+        for (int i = 0; i < L; ++i) store_as<S, T>(d + (j + i) * column_stride, block[i]);
+      }
+      for (; j < columns; ++j) {
+        for (int i = 0; i < L; ++i) d[j * column_stride + i] = to_storage<S>(s[i * ld + j]);
+      }
+    }
+  }
+  for (std::int64_t i = done_rows; i < rows; ++i) {
+    for (std::int64_t j = 0; j < columns; ++j) {
+      destination[i * row_stride + j * column_stride] = to_storage<S>(source[i * ld + j]);
+    }
+  }
+}
+
+template <class T>
+void pack(const StridedBlock& b, std::int64_t rows, std::int64_t columns, std::int64_t padded,
+          T* destination, std::int64_t ld) {
+  const auto run = [&](auto* source) {
+    pack_typed(source, b.row_stride, b.column_stride, rows, columns, padded, destination, ld);
+  };
+  if constexpr (sizeof(T) == 8) {
+    run(static_cast<const double*>(b.data));
+  } else if (b.dtype == DType::kBFloat16) {
+    run(static_cast<const BFloat16*>(b.data));
+  } else if (b.dtype == DType::kFloat16) {
+    run(static_cast<const Float16*>(b.data));
+  } else {
+    run(static_cast<const float*>(b.data));
+  }
+}
+
+template <class T>
+void unpack(const T* source, std::int64_t ld, std::int64_t rows, std::int64_t columns,
+            const StridedBlock& b) {
+  const auto run = [&](auto* destination) {
+    unpack_typed(source, ld, rows, columns, destination, b.row_stride, b.column_stride);
+  };
+  if constexpr (sizeof(T) == 8) {
+    run(static_cast<double*>(b.data));
+  } else if (b.dtype == DType::kBFloat16) {
+    run(static_cast<BFloat16*>(b.data));
+  } else if (b.dtype == DType::kFloat16) {
+    run(static_cast<Float16*>(b.data));
+  } else {
+    run(static_cast<float*>(b.data));
+  }
+}
+
+// bgrad_rowsum: column sums of packed rows
+//
+// computes  sum[k] += sum_{row} rows[row][k]
+// owns      one call: a block of rows, every column; the block is summed from zero in compute type
+//           and added to the float64 `sum` once.
+// budget    4 accumulators, to hide the latency of an addition.
+// needs     columns padded to whole vectors.
+// bound by  loads.
+// step      none: the naive sum, a vector of columns at a time.
+template <class T>
+void add_rows(const T* rows, std::int64_t count, std::int64_t columns, std::int64_t ld,
+              double* sum) {
+  constexpr int L = kLanes<T>;
+  for (std::int64_t c = 0; c < columns; c += L) {
+    Vec<T> partial[4] = {};
+    std::int64_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+#pragma GCC unroll 4
+      for (int u = 0; u < 4; ++u) partial[u] += load(rows + (i + u) * ld + c);
+    }
+    for (; i < count; ++i) partial[0] += load(rows + i * ld + c);
+    T lanes[L];
+    store<T>(lanes, (partial[0] + partial[1]) + (partial[2] + partial[3]));
+    for (int l = 0; l < L; ++l) sum[c + l] += static_cast<double>(lanes[l]);
+  }
+}
+
+}  // namespace
+}  // namespace convext::CONVEXT_ISA

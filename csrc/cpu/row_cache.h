@@ -1,0 +1,166 @@
+// Rows of a tensor as kernels want them: channels contiguous, in compute type.
+//
+// A channels_last tensor of compute type is used where it lies. Any other (NCHW, sliced, 16-bit) is
+// packed row by row, when a work item first needs a row, into a small ring that stays in cache:
+// never a copy of the tensor. A row may also be packed with its horizontal padding in place.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../axis_map.h"
+#include "isa_kernels.h"
+#include "scratch.h"
+
+namespace convext {
+
+template <class T>
+constexpr DType compute_dtype() {
+  return sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
+}
+
+template <class T>
+bool channels_in_place(const TensorView& view, std::int64_t channels) {
+  return view.dtype == compute_dtype<T>() && (view.stride[1] == 1 || channels == 1);
+}
+
+inline void* element(const TensorView& view, std::int64_t n, std::int64_t c, std::int64_t h,
+                     std::int64_t w) {
+  const std::int64_t size =
+      view.dtype == DType::kFloat64 ? 8 : view.dtype == DType::kFloat32 ? 4 : 2;
+  return static_cast<char*>(view.data) +
+         size * (n * view.stride[0] + c * view.stride[1] + h * view.stride[2] + w * view.stride[3]);
+}
+
+// A row of packed columns, as pieces that are copied alike: `count` columns from `first` to
+// destination `at`, taken from source column `source` in steps of `step`; source -1 means zeros.
+struct ColumnRun {
+  std::int64_t at, source, step, count;
+};
+
+inline std::vector<ColumnRun> column_runs(const std::vector<std::int64_t>& sources) {
+  std::vector<ColumnRun> runs;
+  for (std::int64_t i = 0; i < static_cast<std::int64_t>(sources.size()); ++i) {
+    const std::int64_t source = sources[i];
+    if (!runs.empty()) {
+      ColumnRun& last = runs.back();
+      if (source < 0 && last.source < 0) {
+        ++last.count;
+        continue;
+      }
+      if (source >= 0 && last.source >= 0) {
+        const std::int64_t step = source - sources[i - 1];
+        if (last.count == 1) last.step = step;
+        if (step == last.step) {
+          ++last.count;
+          continue;
+        }
+      }
+    }
+    runs.push_back({i, source, 1, 1});
+  }
+  return runs;
+}
+
+// Packs one row: destination[column * ld + channel], channels zero-padded to `padded`.
+template <class T>
+void pack_row(const ComputeKernels<T>& kernels, const TensorView& view, std::int64_t n,
+              std::int64_t h, std::int64_t first_channel, std::int64_t channels,
+              std::int64_t padded, const std::vector<ColumnRun>& runs, T* destination,
+              std::int64_t ld) {
+  for (const ColumnRun& run : runs) {
+    T* d = destination + run.at * ld;
+    if (run.source < 0) {
+      for (std::int64_t i = 0; i < run.count; ++i) {
+        for (std::int64_t c = 0; c < padded; ++c) d[i * ld + c] = 0;
+      }
+      continue;
+    }
+    kernels.pack({element(view, n, first_channel, h, run.source), view.dtype,
+                  run.step * view.stride[3], view.stride[1]},
+                 run.count, channels, padded, d, ld);
+  }
+}
+
+template <class T>
+class RowCache {
+ public:
+  // `most_rows`: the most rows that one work item holds at once. `columns`: source column of each
+  // packed column.
+  RowCache(const ComputeKernels<T>& kernels, const TensorView& view, std::int64_t channels,
+           bool in_place, std::int64_t most_rows, const std::vector<std::int64_t>& columns)
+      : kernels_(kernels), view_(view), channels_(channels), in_place_(in_place) {
+    if (in_place_) {
+      pixel_stride_ = view.stride[3];
+      return;
+    }
+    pixel_stride_ = channels;
+    runs_ = column_runs(columns);
+    row_elements_ = static_cast<std::int64_t>(columns.size()) * channels;
+    const std::int64_t rows = view.size[2];
+    // As many rows as fit half a megabyte, so that items which come back to a row find it.
+    slots_ = kBudgetBytes / (row_elements_ * static_cast<std::int64_t>(sizeof(T)) + 1);
+    if (slots_ < most_rows) slots_ = most_rows;
+    if (slots_ > rows) slots_ = rows;
+    const bool dense = view.stride[2] == view.size[3] * view.stride[3];
+    const bool identity = runs_.size() == 1 && runs_[0].source == 0 && runs_[0].step == 1 &&
+                          runs_[0].count == view.size[3];
+    whole_plane_ = dense && identity && slots_ == rows && view.size[3] < kShortRow;
+    data_ = scratch<T>(Slot::kRows, slots_ * row_elements_);
+    slot_of_row_.assign(rows, -1);
+    row_in_slot_.assign(slots_, -1);
+    used_by_item_.assign(slots_, -1);
+  }
+
+  std::int64_t pixel_stride() const { return pixel_stride_; }
+
+  // Rows asked for from here on stay valid until the next call.
+  void begin_item(std::int64_t n) {
+    ++item_;
+    if (n != image_ && !in_place_) {
+      slot_of_row_.assign(slot_of_row_.size(), -1);
+      row_in_slot_.assign(row_in_slot_.size(), -1);
+    }
+    image_ = n;
+  }
+
+  const T* row(std::int64_t h) {
+    if (in_place_) return static_cast<const T*>(element(view_, image_, 0, h, 0));
+    std::int64_t slot = slot_of_row_[h];
+    if (slot < 0 && whole_plane_) {
+      // Short rows transpose badly one by one: take the plane as one long row.
+      const std::int64_t rows = view_.size[2], columns = view_.size[3];
+      kernels_.pack({element(view_, image_, 0, 0, 0), view_.dtype, view_.stride[3], view_.stride[1]},
+                    rows * columns, channels_, channels_, data_, channels_);
+      for (std::int64_t i = 0; i < rows; ++i) slot_of_row_[i] = row_in_slot_[i] = i;
+      slot = h;
+    }
+    if (slot < 0) {
+      while (used_by_item_[next_] == item_) next_ = next_ + 1 == slots_ ? 0 : next_ + 1;
+      slot = next_;
+      if (row_in_slot_[slot] >= 0) slot_of_row_[row_in_slot_[slot]] = -1;
+      row_in_slot_[slot] = h;
+      slot_of_row_[h] = slot;
+      pack_row(kernels_, view_, image_, h, 0, channels_, channels_, runs_,
+               data_ + slot * row_elements_, channels_);
+    }
+    used_by_item_[slot] = item_;
+    return data_ + slot * row_elements_;
+  }
+
+ private:
+  static constexpr std::int64_t kBudgetBytes = 512 * 1024;
+  static constexpr std::int64_t kShortRow = 32;
+
+  const ComputeKernels<T>& kernels_;
+  TensorView view_;
+  std::int64_t channels_;
+  bool in_place_, whole_plane_ = false;
+  std::int64_t pixel_stride_ = 0, row_elements_ = 0, slots_ = 0, next_ = 0;
+  std::int64_t item_ = 0, image_ = -1;
+  T* data_ = nullptr;
+  std::vector<ColumnRun> runs_;
+  std::vector<std::int64_t> slot_of_row_, row_in_slot_, used_by_item_;
+};
+
+}  // namespace convext

@@ -1,0 +1,453 @@
+// Drives fprop and dgrad, dense, grouped and depthwise: both are the same loop over destination
+// pixels, which differ only in the maps from a pixel and a tap to source pixels.
+#include <vector>
+
+#include "drivers.h"
+#include "isa_kernels.h"
+#include "isa_select.h"
+#include "row_cache.h"
+#include "scratch.h"
+
+namespace convext {
+namespace {
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+// Destination pixels of equal remainders modulo the step. In dgrad the step is the stride: only
+// within such a class do pixels meet the same taps, and the others' are skipped.
+struct PixelClass {
+  std::int64_t h0, w0;        // the first pixel
+  std::int64_t rows, columns; // pixels down and across
+  std::int64_t first_block;
+};
+
+template <class T>
+class IndirectPass {
+ public:
+  IndirectPass(const ConvPlan& plan, const ConvTensors& t)
+      : kernels_(compute_kernels<T>(plan.kernel->isa)),
+        mr_(plan.kernel->mr),
+        nr_(plan.kernel->nr),
+        block_(plan.pixel_block),
+        depthwise_(plan.kernel->algorithm == Algorithm::kDepthwise),
+        forward_(plan.pass == Pass::kFprop),
+        weight_(t.weight),
+        bias_(t.bias) {
+    const ConvProblem& p = plan.problem;
+    N_ = p.N;
+    R_ = p.R;
+    S_ = p.S;
+    groups_ = p.groups;
+    rows_ = forward_map_h(p);
+    columns_ = forward_map_w(p);
+    if (forward_) {
+      source_ = t.input;
+      destination_ = t.output;
+      lanes_ = p.outputs_per_group();
+      depth_ = p.channels_per_group();
+      lane_stride_ = t.weight.stride[0];
+      depth_stride_ = t.weight.stride[1];
+      merged_ = !depthwise_ && p.dilation_w == 1 && groups_ == 1 && depth_ <= kMergeDepth && S_ > 1;
+    } else {
+      source_ = t.output;
+      destination_ = t.input;
+      lanes_ = p.channels_per_group();
+      depth_ = p.outputs_per_group();
+      lane_stride_ = t.weight.stride[1];
+      depth_stride_ = t.weight.stride[0];
+      rows_ = invert(rows_, p.H);
+      columns_ = invert(columns_, p.W);
+      step_h_ = p.stride_h;
+      step_w_ = p.stride_w;
+      bias_ = TensorView{};
+    }
+    lane_blocks_ = depthwise_ ? 1 : ceil_div(lanes_, nr_);
+    taps_ = R_ * S_;
+    make_classes();
+    make_packed_columns(p);
+  }
+
+  void run(const Threads& threads) {
+    pack_weights(threads);
+    pack_bias();
+    // Few pixels: share out the lane blocks too. How the work is cut changes no sum.
+    const std::int64_t pixel_items = N_ * blocks_;
+    const std::int64_t units = depthwise_ ? 1 : groups_ * lane_blocks_;
+    std::int64_t splits = 1;
+    if (pixel_items < 4 * threads.count) splits = ceil_div(4 * threads.count, pixel_items);
+    if (threads.count == 1) splits = 1;
+    if (splits > units) splits = units;
+    threads.run(pixel_items * splits, [&](std::int64_t begin, std::int64_t end) {
+      Worker worker(*this);
+      for (std::int64_t item = begin; item < end; ++item) {
+        const std::int64_t pixels = item / splits, part = item % splits;
+        worker.item(pixels / blocks_, pixels % blocks_, units * part / splits,
+                    units * (part + 1) / splits);
+      }
+    });
+  }
+
+ private:
+  // Up to this many channels, one row of taps is one run of the packed row (see merged_).
+  static constexpr std::int64_t kMergeDepth = 8;
+
+  void make_classes() {
+    const std::int64_t H = destination_.size[2], W = destination_.size[3];
+    blocks_ = 0;
+    most_block_rows_ = 0;
+    for (std::int64_t h0 = 0; h0 < step_h_ && h0 < H; ++h0) {
+      for (std::int64_t w0 = 0; w0 < step_w_ && w0 < W; ++w0) {
+        PixelClass c{h0, w0, ceil_div(H - h0, step_h_), ceil_div(W - w0, step_w_), blocks_};
+        blocks_ += ceil_div(c.rows * c.columns, block_);
+        const std::int64_t rows = (block_ - 1) / c.columns + 2;
+        const std::int64_t most = rows < c.rows ? rows : c.rows;
+        if (most > most_block_rows_) most_block_rows_ = most;
+        classes_.push_back(c);
+      }
+    }
+  }
+
+  void make_packed_columns(const ConvProblem& p) {
+    if (merged_) {
+      // The padded row: packed column v is virtual column v - pad_left, so the S taps of a pixel
+      // lie next to each other and form one run of S * depth channels.
+      packed_columns_.assign((p.Q - 1) * p.stride_w + S_, -1);
+      for (std::int64_t q = 0; q < p.Q; ++q) {
+        for (std::int64_t s = 0; s < S_; ++s) {
+          packed_columns_[q * p.stride_w + s] = columns_.source(q, s);
+        }
+      }
+      merged_step_ = p.stride_w;
+    } else {
+      packed_columns_.resize(source_.size[3]);
+      for (std::size_t i = 0; i < packed_columns_.size(); ++i) packed_columns_[i] = i;
+    }
+  }
+
+  // Panels [group][lane block][tap][depth][nr], or [tap][channel] for depthwise.
+  void pack_weights(const Threads& threads) {
+    const std::int64_t row_stride = weight_.stride[2], column_stride = weight_.stride[3];
+    if (depthwise_) {
+      panels_ = scratch<T>(Slot::kPanels, taps_ * groups_);
+      for (std::int64_t tap = 0; tap < taps_; ++tap) {
+        kernels_.pack({element(weight_, 0, 0, tap / S_, tap % S_), weight_.dtype, 0,
+                       weight_.stride[0]},
+                      1, groups_, groups_, panels_ + tap * groups_, groups_);
+      }
+      return;
+    }
+    panels_ = scratch<T>(Slot::kPanels, groups_ * lane_blocks_ * panel_elements());
+    const bool taps_adjacent = taps_ > 1 && column_stride == 1 && (R_ == 1 || row_stride == S_);
+    constexpr std::int64_t kDepthChunk = 64;
+    const std::int64_t chunks = ceil_div(depth_, kDepthChunk);
+    threads.run(groups_ * lane_blocks_ * chunks, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t item = begin; item < end; ++item) {
+        const std::int64_t g = item / chunks / lane_blocks_, lb = item / chunks % lane_blocks_;
+        const std::int64_t d0 = item % chunks * kDepthChunk;
+        const std::int64_t d1 = d0 + kDepthChunk < depth_ ? d0 + kDepthChunk : depth_;
+        const std::int64_t lanes = lanes_in_block(lb);
+        // A group starts at its first output channel, the weight's dimension 0.
+        const std::int64_t k0 = g * (forward_ ? lanes_ : depth_);
+        T* panel = panels_ + (g * lane_blocks_ + lb) * panel_elements();
+        const auto source = [&](std::int64_t tap, std::int64_t d) {
+          const std::int64_t lane = lb * nr_;
+          return element(weight_, k0 + (forward_ ? lane : d), forward_ ? d : lane, tap / S_, tap % S_);
+        };
+        if (taps_adjacent) {
+          for (std::int64_t d = d0; d < d1; ++d) {
+            kernels_.pack({source(0, d), weight_.dtype, 1, lane_stride_}, taps_, lanes, nr_,
+                          panel + d * nr_, depth_ * nr_);
+          }
+        } else {
+          for (std::int64_t tap = 0; tap < taps_; ++tap) {
+            kernels_.pack({source(tap, d0), weight_.dtype, depth_stride_, lane_stride_}, d1 - d0,
+                          lanes, nr_, panel + (tap * depth_ + d0) * nr_, nr_);
+          }
+        }
+      }
+    });
+  }
+
+  void pack_bias() {
+    const std::int64_t channels = groups_ * (depthwise_ ? 1 : lane_blocks_ * nr_);
+    packed_bias_ = scratch<T>(Slot::kBias, channels);
+    for (std::int64_t i = 0; i < channels; ++i) packed_bias_[i] = 0;
+    if (bias_.data == nullptr) return;
+    if (depthwise_) {
+      kernels_.pack({bias_.data, bias_.dtype, 0, bias_.stride[1]}, 1, groups_, groups_,
+                    packed_bias_, groups_);
+      return;
+    }
+    for (std::int64_t g = 0; g < groups_; ++g) {
+      kernels_.pack({element(bias_, 0, g * lanes_, 0, 0), bias_.dtype, 0, bias_.stride[1]}, 1,
+                    lanes_, lane_blocks_ * nr_, packed_bias_ + g * lane_blocks_ * nr_, 0);
+    }
+  }
+
+  std::int64_t panel_elements() const { return taps_ * depth_ * nr_; }
+  std::int64_t lanes_in_block(std::int64_t lb) const {
+    const std::int64_t left = lanes_ - lb * nr_;
+    return left < nr_ ? left : nr_;
+  }
+
+  // One thread's state: its packed rows, pointer table and tile of results.
+  class Worker {
+   public:
+    explicit Worker(IndirectPass& pass)
+        : pass_(pass),
+          source_channels_(pass.groups_ * pass.depth_),
+          in_place_(!pass.merged_ && channels_in_place<T>(pass.source_, source_channels_)),
+          cache_(pass.kernels_, pass.source_, source_channels_, in_place_,
+                 pass.most_block_rows_ * pass.R_ * pass.rows_.longest, pass.packed_columns_) {
+      const std::int64_t run = pass.merged_ ? pass.S_ * pass.depth_ : source_channels_;
+      T* zeros = scratch<T>(Slot::kZeros, run);
+      for (std::int64_t i = 0; i < run; ++i) zeros[i] = 0;
+      zeros_ = zeros;
+      destination_channels_ = pass.groups_ * pass.lanes_;
+      store_in_place_ = channels_in_place<T>(pass.destination_, destination_channels_);
+      const std::int64_t width = pass.depthwise_ ? destination_channels_ : pass.nr_;
+      tile_ = scratch<T>(Slot::kTile, pass.block_ * width);
+      h_.resize(pass.block_);
+      w_.resize(pass.block_);
+      y_.resize(pass.block_);
+      tile_y_.resize(pass.block_);
+      for (std::int64_t i = 0; i < pass.block_; ++i) tile_y_[i] = tile_ + i * width;
+      tile_width_ = width;
+    }
+
+    // Pixels of one block of image n, through units (group, lane block) in [unit0, unit1).
+    void item(std::int64_t n, std::int64_t block, std::int64_t unit0, std::int64_t unit1) {
+      const PixelClass& c = locate(block);
+      const std::int64_t first = (block - c.first_block) * pass_.block_;
+      const std::int64_t left = c.rows * c.columns - first;
+      pixels_ = left < pass_.block_ ? left : pass_.block_;
+      std::int64_t row = first / c.columns, column = first % c.columns;
+      for (std::int64_t i = 0; i < pixels_; ++i) {
+        h_[i] = c.h0 + row * pass_.step_h_;
+        w_[i] = c.w0 + column * pass_.step_w_;
+        if (++column == c.columns) {
+          column = 0;
+          ++row;
+        }
+      }
+      cache_.begin_item(n);
+      build_table();
+      if (pass_.depthwise_) {
+        run_depthwise(n, c);
+        return;
+      }
+      for (std::int64_t unit = unit0; unit < unit1; ++unit) run_unit(n, c, unit);
+    }
+
+   private:
+    const PixelClass& locate(std::int64_t block) const {
+      std::size_t i = pass_.classes_.size() - 1;
+      while (pass_.classes_[i].first_block > block) --i;
+      return pass_.classes_[i];
+    }
+
+    // For each tile of mr pixels: the taps that reach a source pixel of at least one of them, and
+    // where each pixel finds it. What a tile skips depends on its pixels' positions alone.
+    void build_table() {
+      pointers_.clear();
+      taps_.clear();
+      tile_start_.clear();
+      for (std::int64_t first = 0; first < pixels_; first += pass_.mr_) {
+        const std::int64_t left = pixels_ - first;
+        const int m = static_cast<int>(left < pass_.mr_ ? left : pass_.mr_);
+        tile_start_.push_back({static_cast<std::int64_t>(pointers_.size()),
+                               static_cast<std::int64_t>(taps_.size())});
+        if (pass_.merged_) {
+          add_merged_entries(first, m);
+        } else {
+          add_entries(first, m);
+        }
+      }
+      tile_start_.push_back({static_cast<std::int64_t>(pointers_.size()),
+                             static_cast<std::int64_t>(taps_.size())});
+    }
+
+    void add_merged_entries(std::int64_t first, int m) {
+      for (std::int64_t r = 0; r < pass_.R_; ++r) {
+        const T* x[kMostMr];
+        bool any = false;
+        for (int i = 0; i < m; ++i) {
+          const std::int64_t h = pass_.rows_.source(h_[first + i], r);
+          x[i] = h < 0 ? zeros_
+                       : cache_.row(h) + w_[first + i] * pass_.merged_step_ * cache_.pixel_stride();
+          any = any || h >= 0;
+        }
+        if (!any) continue;
+        pointers_.insert(pointers_.end(), x, x + m);
+        taps_.push_back(static_cast<std::int32_t>(r));
+      }
+    }
+
+    void add_entries(std::int64_t first, int m) {
+      const AxisMap& rows = pass_.rows_;
+      const AxisMap& columns = pass_.columns_;
+      const std::int64_t pixel_stride = cache_.pixel_stride();
+      for (std::int64_t r = 0; r < pass_.R_; ++r) {
+        std::int64_t row_count = 0;
+        for (int i = 0; i < m; ++i) {
+          const std::int64_t count = rows.count(h_[first + i], r);
+          if (count > row_count) row_count = count;
+        }
+        for (std::int64_t a = 0; a < row_count; ++a) {
+          const T* row[kMostMr];
+          for (int i = 0; i < m; ++i) {
+            const std::int64_t h = h_[first + i];
+            row[i] = a >= rows.count(h, r) ? nullptr
+                     : i > 0 && h == h_[first + i - 1] ? row[i - 1]
+                                                       : cache_.row(rows.list(h, r)[a]);
+          }
+          for (std::int64_t s = 0; s < pass_.S_; ++s) {
+            for (std::int64_t b = 0;; ++b) {
+              const std::size_t at = pointers_.size();
+              pointers_.resize(at + m);
+              bool any = false, more = false;
+              for (int i = 0; i < m; ++i) {
+                const std::int64_t w = w_[first + i], count = columns.count(w, s);
+                const bool there = row[i] != nullptr && b < count;
+                pointers_[at + i] =
+                    there ? row[i] + columns.list(w, s)[b] * pixel_stride : zeros_;
+                any = any || there;
+                more = more || b + 1 < count;
+              }
+              if (any) {
+                taps_.push_back(static_cast<std::int32_t>(r * pass_.S_ + s));
+              } else {
+                pointers_.resize(at);
+              }
+              if (!more) break;
+            }
+          }
+        }
+      }
+    }
+
+    void run_unit(std::int64_t n, const PixelClass& c, std::int64_t unit) {
+      const std::int64_t g = unit / pass_.lane_blocks_, lb = unit % pass_.lane_blocks_;
+      const std::int64_t lanes = pass_.lanes_in_block(lb);
+      const int lane_count = pass_.kernels_.lanes;
+      const int vectors = static_cast<int>(ceil_div(lanes, lane_count));
+      const std::int64_t channel = g * pass_.lanes_ + lb * pass_.nr_;
+      const bool in_place = store_in_place_ && lanes == vectors * lane_count;
+      if (in_place) point_at_destination(n);
+      GemmTile<T> tile;
+      tile.x_offset = g * pass_.depth_;
+      tile.depth = pass_.merged_ ? pass_.S_ * pass_.depth_ : pass_.depth_;
+      tile.panel = pass_.panels_ + unit * pass_.panel_elements();
+      tile.bias = pass_.packed_bias_ + unit * pass_.nr_;
+      tile.y_offset = in_place ? channel : 0;
+      T* const* y = in_place ? y_.data() : tile_y_.data();
+      for_each_tile([&](std::int64_t first, int m, const T* const* x, const std::int32_t* tap,
+                        std::int64_t entries) {
+        tile.x = x;
+        tile.tap = tap;
+        tile.entries = entries;
+        tile.y = y + first;
+        pass_.kernels_.gemm(tile, m, vectors);
+      });
+      if (!in_place) unpack(n, c, channel, lanes);
+    }
+
+    void run_depthwise(std::int64_t n, const PixelClass& c) {
+      if (store_in_place_) point_at_destination(n);
+      DepthwiseTile<T> tile;
+      tile.channels = pass_.groups_;
+      tile.weight = pass_.panels_;
+      tile.bias = pass_.packed_bias_;
+      T* const* y = store_in_place_ ? y_.data() : tile_y_.data();
+      for_each_tile([&](std::int64_t first, int m, const T* const* x, const std::int32_t* tap,
+                        std::int64_t entries) {
+        tile.x = x;
+        tile.tap = tap;
+        tile.entries = entries;
+        tile.y = y + first;
+        pass_.kernels_.depthwise(tile, m);
+      });
+      if (!store_in_place_) unpack(n, c, 0, destination_channels_);
+    }
+
+    template <class F>
+    void for_each_tile(F&& f) {
+      for (std::size_t t = 0; t + 1 < tile_start_.size(); ++t) {
+        const std::int64_t first = static_cast<std::int64_t>(t) * pass_.mr_;
+        const std::int64_t left = pixels_ - first;
+        f(first, static_cast<int>(left < pass_.mr_ ? left : pass_.mr_),
+          pointers_.data() + tile_start_[t].pointer, taps_.data() + tile_start_[t].tap,
+          tile_start_[t + 1].tap - tile_start_[t].tap);
+      }
+    }
+
+    void point_at_destination(std::int64_t n) {
+      for (std::int64_t i = 0; i < pixels_; ++i) {
+        y_[i] = static_cast<T*>(element(pass_.destination_, n, 0, h_[i], w_[i]));
+      }
+    }
+
+    // The tile of results to its place, in runs of pixels that lie one stride apart.
+    void unpack(std::int64_t n, const PixelClass& c, std::int64_t channel, std::int64_t channels) {
+      const TensorView& d = pass_.destination_;
+      const std::int64_t step = pass_.step_w_ * d.stride[3];
+      const bool rows_follow = pass_.step_h_ * d.stride[2] == c.columns * step;
+      std::int64_t i = 0;
+      while (i < pixels_) {
+        std::int64_t count = pixels_ - i;
+        if (!rows_follow) {
+          const std::int64_t in_row = c.columns - (w_[i] - c.w0) / pass_.step_w_;
+          if (in_row < count) count = in_row;
+        }
+        pass_.kernels_.unpack(tile_y_[i], tile_width_, count, channels,
+                              {element(d, n, channel, h_[i], w_[i]), d.dtype, step, d.stride[1]});
+        i += count;
+      }
+    }
+
+    static constexpr int kMostMr = 16;
+    struct TileStart {
+      std::int64_t pointer, tap;
+    };
+
+    IndirectPass& pass_;
+    std::int64_t source_channels_;
+    bool in_place_;
+    RowCache<T> cache_;
+    const T* zeros_ = nullptr;
+    std::int64_t destination_channels_ = 0, tile_width_ = 0, pixels_ = 0;
+    bool store_in_place_ = false;
+    T* tile_ = nullptr;
+    std::vector<std::int64_t> h_, w_;
+    std::vector<T*> y_, tile_y_;
+    std::vector<const T*> pointers_;
+    std::vector<std::int32_t> taps_;
+    std::vector<TileStart> tile_start_;
+  };
+
+  const ComputeKernels<T>& kernels_;
+  std::int64_t mr_, nr_, block_;
+  bool depthwise_, forward_;
+  bool merged_ = false;  // one table entry a kernel row: its S taps are one run of channels
+  TensorView source_, destination_, weight_, bias_;
+  std::int64_t N_, R_, S_, taps_, groups_, lanes_, depth_, lane_stride_, depth_stride_;
+  std::int64_t step_h_ = 1, step_w_ = 1, merged_step_ = 1;
+  std::int64_t lane_blocks_, blocks_ = 0, most_block_rows_ = 0;
+  AxisMap rows_, columns_;
+  std::vector<PixelClass> classes_;
+  std::vector<std::int64_t> packed_columns_;
+  T* panels_ = nullptr;
+  T* packed_bias_ = nullptr;
+};
+
+}  // namespace
+
+void run_indirect(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads) {
+  if (plan.problem.dtype == DType::kFloat64) {
+    IndirectPass<double>(plan, tensors).run(threads);
+  } else {
+    IndirectPass<float>(plan, tensors).run(threads);
+  }
+}
+
+}  // namespace convext

@@ -1,0 +1,182 @@
+// Vectors for the kernels, by the compiler's vector extensions: one source for every instruction
+// set. A unit (isa_*.cpp) defines before it includes anything from here
+//
+//   CONVEXT_ISA           the namespace its kernels live in
+//   CONVEXT_VECTOR_BYTES  64, 32 or 16
+//
+// Everything an ISA unit compiles is in that namespace with internal linkage, and none of it calls
+// the standard library's templates: the linker merges equal inline functions across units, and a
+// copy compiled for AVX-512 must never be the one that an older CPU runs.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <utility>  // std::integer_sequence, a type without code
+
+#include "../half.h"
+
+#if defined(__F16C__)
+#include <immintrin.h>
+#endif
+
+namespace convext::CONVEXT_ISA {
+namespace {
+
+typedef float vfloat __attribute__((vector_size(CONVEXT_VECTOR_BYTES)));
+typedef double vdouble __attribute__((vector_size(CONVEXT_VECTOR_BYTES)));
+
+template <class T>
+struct VectorOf;
+template <>
+struct VectorOf<float> {
+  using Type = vfloat;
+};
+template <>
+struct VectorOf<double> {
+  using Type = vdouble;
+};
+template <class T>
+using Vec = typename VectorOf<T>::Type;
+
+template <class T>
+constexpr int kLanes = CONVEXT_VECTOR_BYTES / static_cast<int>(sizeof(T));
+
+template <class T>
+CONVEXT_INLINE Vec<T> load(const T* p) {
+  Vec<T> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class T>
+CONVEXT_INLINE void store(T* p, Vec<T> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+template <class T>
+CONVEXT_INLINE Vec<T> broadcast(T value) {
+  return value - Vec<T>{};  // x - 0 is x for every x, -0 and NaN included, so no arithmetic remains
+}
+
+// ---- conversion of storage types -----------------------------------------------------------------
+
+template <class T, class S>
+CONVEXT_INLINE T to_compute(S value) {
+  if constexpr (sizeof(S) == 2) {
+    return widen(value);
+  } else {
+    return static_cast<T>(value);
+  }
+}
+
+template <class S, class T>
+CONVEXT_INLINE S to_storage(T value) {
+  if constexpr (__is_same(S, BFloat16)) {
+    return narrow_bfloat16(value);
+  } else if constexpr (__is_same(S, Float16)) {
+    return narrow_float16(value);
+  } else {
+    return static_cast<S>(value);
+  }
+}
+
+// Fixed-count loops over lanes: the compiler turns the bfloat16 ones into vector shifts; float16
+// has its own instructions.
+template <class T, class S>
+CONVEXT_INLINE Vec<T> load_as(const S* p) {
+  if constexpr (__is_same(S, T)) {
+    return load<T>(p);
+  } else {
+#if defined(__F16C__)
+    if constexpr (__is_same(S, Float16) && CONVEXT_VECTOR_BYTES == 32) {
+      return reinterpret_cast<Vec<T>>(
+          _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+    }
+#if defined(__AVX512F__)
+    if constexpr (__is_same(S, Float16) && CONVEXT_VECTOR_BYTES == 64) {
+      return reinterpret_cast<Vec<T>>(
+          _mm512_maskz_cvtph_ps(
+              0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+    }
+#endif
+#endif
+    T lanes[kLanes<T>];
+    for (int i = 0; i < kLanes<T>; ++i) lanes[i] = to_compute<T>(p[i]);
+    return load<T>(lanes);
+  }
+}
+
+template <class S, class T>
+CONVEXT_INLINE void store_as(S* p, Vec<T> v) {
+  if constexpr (__is_same(S, T)) {
+    store<T>(p, v);
+  } else {
+#if defined(__F16C__)
+    if constexpr (__is_same(S, Float16) && CONVEXT_VECTOR_BYTES == 32) {
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                       _mm256_cvtps_ph(reinterpret_cast<__m256>(v), _MM_FROUND_TO_NEAREST_INT));
+      return;
+    }
+#if defined(__AVX512F__)
+    if constexpr (__is_same(S, Float16) && CONVEXT_VECTOR_BYTES == 64) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
+                          _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+      return;
+    }
+#endif
+#endif
+    T lanes[kLanes<T>];
+    store<T>(lanes, v);
+    for (int i = 0; i < kLanes<T>; ++i) p[i] = to_storage<S>(lanes[i]);
+  }
+}
+
+// ---- transpose -----------------------------------------------------------------------------------
+
+template <class T>
+struct MaskOf;
+template <>
+struct MaskOf<float> {
+  typedef std::int32_t Type __attribute__((vector_size(CONVEXT_VECTOR_BYTES)));
+};
+template <>
+struct MaskOf<double> {
+  typedef std::int64_t Type __attribute__((vector_size(CONVEXT_VECTOR_BYTES)));
+};
+
+// Exchanges blocks of `Half` lanes: the upper blocks of row a with the lower blocks of row b.
+template <int Half, class T, int... Lane>
+CONVEXT_INLINE void exchange(Vec<T>& a, Vec<T>& b, std::integer_sequence<int, Lane...>) {
+  constexpr int n = sizeof...(Lane);
+  const Vec<T> x = a, y = b;
+#if defined(__clang__) || __GNUC__ >= 12
+  a = __builtin_shufflevector(x, y, ((Lane & Half) ? n + Lane - Half : Lane)...);
+  b = __builtin_shufflevector(x, y, ((Lane & Half) ? n + Lane : Lane + Half)...);
+#else
+  using Mask = typename MaskOf<T>::Type;
+  a = __builtin_shuffle(x, y, Mask{((Lane & Half) ? n + Lane - Half : Lane)...});
+  b = __builtin_shuffle(x, y, Mask{((Lane & Half) ? n + Lane : Lane + Half)...});
+#endif
+}
+
+template <int Half, class T>
+CONVEXT_INLINE void transpose_step(Vec<T> (&rows)[kLanes<T>]) {
+  if constexpr (Half < kLanes<T>) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; ++i) {
+      if ((i & Half) == 0) {
+        exchange<Half, T>(rows[i], rows[i + Half], std::make_integer_sequence<int, kLanes<T>>{});
+      }
+    }
+    transpose_step<2 * Half, T>(rows);
+  }
+}
+
+// rows[i][j] <- rows[j][i], in log2(lanes) exchanges of every row.
+template <class T>
+CONVEXT_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
+  transpose_step<1, T>(rows);
+}
+
+}  // namespace
+}  // namespace convext::CONVEXT_ISA
