@@ -103,7 +103,9 @@ def test_complex_backward_is_the_adjoint(geometry: Geometry, dtype: torch.dtype)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
 @geometries
 def test_gradcheck(geometry: Geometry, dtype: torch.dtype) -> None:
-    inputs = operands(geometry[3], dtype, requires_grad=True)
+    groups = geometry[3]
+    sizes = (1, 2, 4, 4), (2, 2 // groups, 3, 2), (2,)  # small: it is evaluated very often
+    inputs = tuple(torch.randn(size, dtype=dtype, requires_grad=True) for size in sizes)
 
     def function(*tensors: Tensor) -> Tensor:
         return conv2d_op(*tensors, *geometry)
@@ -116,12 +118,12 @@ def test_gradcheck(geometry: Geometry, dtype: torch.dtype) -> None:
     )
 
 
-@pytest.mark.parametrize("mask", itertools.product([True, False], repeat=3))
+@pytest.mark.parametrize("mask", [*itertools.product([True, False], repeat=3)])
 def test_backward_gradcheck_of_every_mask(mask: tuple[bool, bool, bool]) -> None:
     geometry = GEOMETRIES["grouped"]
-    input, weight, _ = operands(2, requires_grad=True)
-    grad_output = torch.randn_like(conv2d_op(input, weight, None, *geometry)).detach()
-    grad_output.requires_grad_()
+    input = torch.randn(2, 2, 3, 2, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, 1, 3, 2, dtype=torch.float64, requires_grad=True)
+    grad_output = torch.randn(2, 2, 3, 3, dtype=torch.float64, requires_grad=True)
 
     def function(*tensors: Tensor) -> tuple[Tensor, ...]:
         grads = backward_op(*tensors, *geometry, mask)
@@ -375,13 +377,11 @@ def test_opcheck(geometry: Geometry, requires_grad: bool) -> None:
     input, weight, bias = operands(geometry[3], torch.float32, requires_grad)
     results = torch.library.opcheck(conv2d_op, (input, weight, bias, *geometry))
     assert set(results.values()) == {"SUCCESS"}
-    results = torch.library.opcheck(conv2d_op, (input, weight, None, *geometry))
-    assert set(results.values()) == {"SUCCESS"}
     grad_output = torch.randn_like(conv2d_op(input, weight, bias, *geometry)).detach()
     grad_output.requires_grad_(requires_grad)
-    for mask in ([True, True, True], [False, True, False]):
-        results = torch.library.opcheck(backward_op, (grad_output, input, weight, *geometry, mask))
-        assert set(results.values()) == {"SUCCESS"}
+    mask = [True, True, geometry[3] == 1]
+    results = torch.library.opcheck(backward_op, (grad_output, input, weight, *geometry, mask))
+    assert set(results.values()) == {"SUCCESS"}
 
 
 # --------------------------------------------------------------------------------------------------
