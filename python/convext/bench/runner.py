@@ -11,7 +11,7 @@ import torch
 import convext
 from convext.bench import operands as ops
 from convext.bench.shapes import ConvShape
-from convext.bench.timing import Effort, Spread, time_pairs
+from convext.bench.timing import CLOCKS, Effort, Spread, time_pairs
 from convext.bench.verify import Errors, VerificationError, reference, verify
 
 # What names a cell: equal in two files, the cells can be compared.
@@ -20,7 +20,7 @@ KEY = ("layer", "dtype", "batch", "layout", "threads", "pass")
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells to measure: every combination of the fields."""
+    """The cells to measure, every combination of the sequences, and the clock to use."""
 
     shapes: Sequence[ConvShape]
     dtypes: Sequence[str]
@@ -28,6 +28,7 @@ class Grid:
     layouts: Sequence[str]
     threads: Sequence[int]
     passes: Sequence[str]
+    clock: str = "wall"
 
     def __len__(self) -> int:
         length = len(self.shapes) * len(self.dtypes) * len(self.batches)
@@ -63,7 +64,7 @@ def plans(shape: ConvShape, batch: int, dtype: str, pass_: str) -> list[dict[str
 
 
 def measure(
-    shape: ConvShape, pass_: str, sets: Sequence[ops.Operands], effort: Effort
+    shape: ConvShape, pass_: str, sets: Sequence[ops.Operands], effort: Effort, clock: str
 ) -> dict[str, Any]:
     """Time both peers on one pass: the part of a cell that is figures."""
     torch_call, convext_call = (ops.make_call(peer, pass_, shape) for peer in ops.PEERS)
@@ -71,6 +72,7 @@ def measure(
         lambda index: torch_call(sets[index % len(sets)]),
         lambda index: convext_call(sets[index % len(sets)]),
         effort,
+        CLOCKS[clock],
     )
     gradients = 2 if pass_ == "backward" else 1
     gigaflops = gradients * shape.flops(sets[0].input.shape[0]) / 1e9
@@ -149,7 +151,7 @@ def _run_layer(
                 key = (shape.name, dtype, batch, layout, threads, pass_)
                 yield {
                     **dict(zip(KEY, key, strict=True)),
-                    **measure(shape, pass_, sets, effort),
+                    **measure(shape, pass_, sets, effort, grid.clock),
                     "plans": plans(shape, batch, dtype, pass_),
                     "error": _errors(errors, pass_),
                 }
