@@ -209,9 +209,7 @@ def test_all_ways_give_the_same_bits(geometry: Geometry, dtype: torch.dtype) -> 
     grad_output = torch.randn_like(conv2d_op(input, weight, bias, *geometry))
 
     def short(*tensors: Tensor) -> Tensor:
-        return convext.conv2d(
-            *tensors, stride, padding, dilation, groups, padding_mode=mode
-        )
+        return convext.conv2d(*tensors, stride, padding, dilation, groups, padding_mode=mode)
 
     def dispatched(*tensors: Tensor) -> Tensor:
         with Passive() as seen:
@@ -319,9 +317,7 @@ def test_fake_kernels_have_the_real_shapes_and_strides(
             fakes = [mode.from_tensor(tensor) for tensor in (input, weight)]
             fake_output = conv2d_op(*fakes, None, *geometry)
             fake = [fake_output, *backward_op(fake_output, *fakes, *geometry, [True] * 3)]
-        metas = [
-            torch.empty_strided(t.size(), t.stride(), device="meta") for t in (input, weight)
-        ]
+        metas = [torch.empty_strided(t.size(), t.stride(), device="meta") for t in (input, weight)]
         meta_output = conv2d_op(*metas, None, *geometry)
         meta = [meta_output, *backward_op(meta_output, *metas, *geometry, [True] * 3)]
         described = [(t.shape, t.stride(), t.dtype) for t in real]

@@ -18,14 +18,6 @@ from torch import Tensor
 
 aten = torch.ops.aten
 
-# What ``F.pad`` calls the padding modes of a convolution.
-PAD_MODES = {
-    "zeros": "constant",
-    "reflect": "reflect",
-    "replicate": "replicate",
-    "circular": "circular",
-}
-
 Grads = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 
@@ -44,6 +36,25 @@ def four_sided(padding: Sequence[int]) -> list[int]:
     return [pad_w, pad_w, pad_h, pad_h]
 
 
+def pad(input: Tensor, pads: Sequence[int], padding_mode: str) -> Tensor:
+    """``F.pad`` with a convolution's names of modes; without writing in place.
+
+    ``F.pad`` fills a circular padding in place, which ``torch.func.linearize`` gets wrong.
+    """
+    if padding_mode != "circular":
+        return F.pad(
+            input, list(pads), mode="constant" if padding_mode == "zeros" else padding_mode
+        )
+    for dim, before, after in ((-1, pads[0], pads[1]), (-2, pads[2], pads[3])):
+        size = input.size(dim)
+        if before > size or after > size:
+            raise RuntimeError("Padding value causes wrapping around more than once.")
+        input = torch.cat(
+            [input.narrow(dim, size - before, before), input, input.narrow(dim, 0, after)], dim
+        )
+    return input
+
+
 def conv2d(
     input: Tensor,
     weight: Tensor,
@@ -59,7 +70,7 @@ def conv2d(
     Then ``aten.conv2d`` and not ``aten.convolution``: only the former knows complex numbers.
     """
     if not is_plain_padding(padding, padding_mode):
-        input = F.pad(input, four_sided(padding), mode=PAD_MODES[padding_mode])
+        input = pad(input, four_sided(padding), padding_mode)
         padding = [0, 0]
     result: Tensor = aten.conv2d.default(input, weight, bias, stride, padding, dilation, groups)
     return result
@@ -81,7 +92,7 @@ def conv2d_backward(
         geometry = (stride, padding, dilation, groups, padding_mode)
         return _complex_backward(grad_output, input, weight, geometry, output_mask)
     plain = is_plain_padding(padding, padding_mode)
-    padded = input if plain else F.pad(input, four_sided(padding), mode=PAD_MODES[padding_mode])
+    padded = input if plain else pad(input, four_sided(padding), padding_mode)
     grads: Grads = aten.convolution_backward.default(
         grad_output,
         padded,
@@ -102,19 +113,16 @@ def conv2d_backward(
 
 
 def _unpad(grad_padded: Tensor, input: Tensor, pads: Sequence[int], padding_mode: str) -> Tensor:
-    """The transpose of ``F.pad``: a padded pixel's gradient goes to the one it was copied from."""
+    """The transpose of :func:`pad`: a padded pixel's gradient goes to the one it was copied from."""
     if padding_mode == "zeros":
         return F.pad(grad_padded, [-p for p in pads])
-    grad = grad_padded
-    for dim, before, after in ((2, pads[2], pads[3]), (3, pads[0], pads[1])):
-        size = input.size(dim)
-        # Positions as floats, for F.pad lacks integer kernels in some modes; exact up to 2**53.
-        positions = torch.arange(size, device=input.device, dtype=torch.float64).view(1, 1, size)
-        source = F.pad(positions, [before, after], mode=PAD_MODES[padding_mode]).view(-1).long()
-        shape = list(grad.shape)
-        shape[dim] = size
-        grad = grad.new_zeros(shape).index_add(dim, source, grad)
-    return grad
+    height, width = input.shape[2:]
+    # The position every padded pixel was copied from. As floats, for F.pad lacks integer kernels in
+    # some modes; exact up to 2**53.
+    positions = torch.arange(height * width, device=input.device, dtype=torch.float64)
+    source = pad(positions.view(1, 1, height, width), pads, padding_mode).flatten().long()
+    grad = grad_padded.new_zeros((*input.shape[:2], height * width))
+    return grad.index_add(2, source, grad_padded.flatten(2)).view(input.shape)
 
 
 def _complex_backward(
