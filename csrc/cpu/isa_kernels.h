@@ -37,17 +37,19 @@ struct DepthwiseTile {
 // wgrad_outer: one register tile of grad_weight over runs of pixels. See wgrad_outer.h.
 template <class T>
 struct PixelRun {
-  const T* grad;  // first pixel, first output channel of the tile
-  const T* x;     // first pixel, first input channel of the tile
+  const T* grad;  // first pixel, first output channel of the tile; pixels are adjacent
+  const T* x;     // first pixel, first lane of the tile
   std::int64_t pixels;
 };
 template <class T>
 struct OuterTile {
   const PixelRun<T>* runs;
   std::int64_t run_count;
-  std::int64_t grad_channel_stride, grad_pixel_stride;
+  std::int64_t grad_channel_stride;
   std::int64_t x_pixel_stride;
-  T* sum;                   // [mr][nr], added to
+  T* sum;                   // [mr][sum_stride]
+  std::int64_t sum_stride;
+  bool add;                 // to what `sum` holds; otherwise it is overwritten
 };
 
 // wgrad_depthwise: up to mr taps of one kernel row, all channels. See wgrad_depthwise.h.

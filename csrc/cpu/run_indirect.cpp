@@ -138,34 +138,47 @@ class IndirectPass {
     }
     panels_ = scratch<T>(Slot::kPanels, groups_ * lane_blocks_ * panel_elements());
     const bool taps_adjacent = taps_ > 1 && column_stride == 1 && (R_ == 1 || row_stride == S_);
-    constexpr std::int64_t kDepthChunk = 64;
-    const std::int64_t chunks = ceil_div(depth_, kDepthChunk);
-    threads.run(groups_ * lane_blocks_ * chunks, [&](std::int64_t begin, std::int64_t end) {
+    // Source rows are read along their contiguous direction: lanes of consecutive blocks where
+    // lanes are adjacent, depth within one block otherwise.
+    const bool lanes_inner = lane_stride_ < depth_stride_;
+    const std::int64_t chunk = lanes_inner ? 16 : 64;
+    const std::int64_t chunks = ceil_div(depth_, chunk);
+    const std::int64_t outer = lanes_inner ? chunks : lane_blocks_;
+    const std::int64_t inner = lanes_inner ? lane_blocks_ : chunks;
+    threads.run(groups_ * outer, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t g = item / chunks / lane_blocks_, lb = item / chunks % lane_blocks_;
-        const std::int64_t d0 = item % chunks * kDepthChunk;
-        const std::int64_t d1 = d0 + kDepthChunk < depth_ ? d0 + kDepthChunk : depth_;
-        const std::int64_t lanes = lanes_in_block(lb);
-        // A group starts at its first output channel, the weight's dimension 0.
-        const std::int64_t k0 = g * (forward_ ? lanes_ : depth_);
-        T* panel = panels_ + (g * lane_blocks_ + lb) * panel_elements();
-        const auto source = [&](std::int64_t tap, std::int64_t d) {
-          const std::int64_t lane = lb * nr_;
-          return element(weight_, k0 + (forward_ ? lane : d), forward_ ? d : lane, tap / S_, tap % S_);
-        };
-        if (taps_adjacent) {
-          for (std::int64_t d = d0; d < d1; ++d) {
-            kernels_.pack({source(0, d), weight_.dtype, 1, lane_stride_}, taps_, lanes, nr_,
-                          panel + d * nr_, depth_ * nr_);
-          }
-        } else {
-          for (std::int64_t tap = 0; tap < taps_; ++tap) {
-            kernels_.pack({source(tap, d0), weight_.dtype, depth_stride_, lane_stride_}, d1 - d0,
-                          lanes, nr_, panel + (tap * depth_ + d0) * nr_, nr_);
-          }
+        for (std::int64_t i = 0; i < inner; ++i) {
+          const std::int64_t o = item % outer;
+          const std::int64_t d0 = (lanes_inner ? o : i) * chunk;
+          pack_panel_part(item / outer, lanes_inner ? i : o, d0,
+                          d0 + chunk < depth_ ? d0 + chunk : depth_, taps_adjacent);
         }
       }
     });
+  }
+
+  // Weights of depths [d0, d1) for one lane block of a group.
+  void pack_panel_part(std::int64_t g, std::int64_t lb, std::int64_t d0, std::int64_t d1,
+                       bool taps_adjacent) {
+    const std::int64_t lanes = lanes_in_block(lb);
+    // A group starts at its first output channel, the weight's dimension 0.
+    const std::int64_t k0 = g * (forward_ ? lanes_ : depth_);
+    T* panel = panels_ + (g * lane_blocks_ + lb) * panel_elements();
+    const auto source = [&](std::int64_t tap, std::int64_t d) {
+      const std::int64_t lane = lb * nr_;
+      return element(weight_, k0 + (forward_ ? lane : d), forward_ ? d : lane, tap / S_, tap % S_);
+    };
+    if (taps_adjacent) {
+      for (std::int64_t d = d0; d < d1; ++d) {
+        kernels_.pack({source(0, d), weight_.dtype, 1, lane_stride_}, taps_, lanes, nr_,
+                      panel + d * nr_, depth_ * nr_);
+      }
+      return;
+    }
+    for (std::int64_t tap = 0; tap < taps_; ++tap) {
+      kernels_.pack({source(tap, d0), weight_.dtype, depth_stride_, lane_stride_}, d1 - d0, lanes,
+                    nr_, panel + (tap * depth_ + d0) * nr_, nr_);
+    }
   }
 
   void pack_bias() {

@@ -35,41 +35,49 @@ class WgradPass {
     groups_ = depthwise_ ? 1 : p_.groups;
     channels_ = depthwise_ ? p_.C : p_.channels_per_group();
     outputs_ = depthwise_ ? 1 : p_.outputs_per_group();
-    lanes_ = depthwise_ ? round_up(channels_, kernels_.lanes) : plan.kernel->nr;
-    channel_block_ = depthwise_ ? channels_ : plan.channel_block;
-    channel_blocks_ = ceil_div(channels_, channel_block_);
-    lane_blocks_ = ceil_div(channels_, lanes_);
+    // Few channels: one kernel row's taps and channels, adjacent in a packed row, are the lanes.
+    merged_ = !depthwise_ && groups_ == 1 && p_.dilation_w == 1 && p_.S > 1 &&
+              channels_ <= kMergeChannels;
+    taps_ = merged_ ? p_.R : p_.taps();
+    lanes_ = merged_ ? p_.S * channels_ : channels_;
+    nr_ = depthwise_ ? round_up(channels_, kernels_.lanes) : plan.kernel->nr;
+    lane_chunk_ = depthwise_ || merged_ ? lanes_ : plan.channel_block;
+    lane_chunks_ = ceil_div(lanes_, lane_chunk_);
+    lane_blocks_ = ceil_div(lanes_, nr_);
     block_rows_ = kBlockPixels / p_.Q;
     if (block_rows_ < 1) block_rows_ = 1;
     make_columns();
+    // One copy of the sums, in whole vectors, laid out as the weight: sum where the result goes.
+    in_place_ = !depthwise_ && splits_ == 1 && channels_in_place<T>(grad_weight_, channels_) &&
+                lanes_ % kernels_.lanes == 0 && !merged_;
   }
 
   void run(const Threads& threads) {
-    const std::int64_t copy = groups_ * group_elements();
-    sums_ = scratch<T>(Slot::kSums, splits_ * copy);
-    const std::int64_t parts = groups_ * channel_blocks_;
+    if (!in_place_) sums_ = scratch<T>(Slot::kSums, splits_ * groups_ * group_elements());
+    const std::int64_t parts = groups_ * lane_chunks_;
     threads.run(splits_ * parts, [&](std::int64_t begin, std::int64_t end) {
       Worker worker(*this);
       for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t split = item / parts, part = item % parts;
-        worker.item(split, part / channel_blocks_, part % channel_blocks_);
+        worker.item(split, part / lane_chunks_, part % lane_chunks_);
       }
     });
-    reduce(threads);
+    if (!in_place_) reduce(threads);
   }
 
  private:
-  static constexpr std::int64_t kBlockPixels = 384;
+  static constexpr std::int64_t kBlockPixels = 256;
+  static constexpr std::int64_t kMergeChannels = 8;
 
-  // Sums are [split][group][lane block][tap][output channel][lane].
-  std::int64_t group_elements() const { return lane_blocks_ * p_.taps() * outputs_ * lanes_; }
+  // Sums are [split][group][lane block][tap][output channel][nr].
+  std::int64_t group_elements() const { return lane_blocks_ * taps_ * outputs_ * nr_; }
 
   // Where a packed row keeps the source column of (q, s). Overlapping taps share the padded row;
   // where taps would leave most of it unused (1x1 with a stride, wide dilation), each has a strip.
   void make_columns() {
     const AxisMap columns = forward_map_w(p_);
     const std::int64_t span = (p_.Q - 1) * p_.stride_w + (p_.S - 1) * p_.dilation_w + 1;
-    const bool shared = span <= p_.Q * p_.S;
+    const bool shared = merged_ || span <= p_.Q * p_.S;
     pixel_step_ = shared ? p_.stride_w : 1;
     tap_step_ = shared ? p_.dilation_w : p_.Q;
     packed_columns_ = shared ? span : p_.Q * p_.S;
@@ -86,28 +94,33 @@ class WgradPass {
   void reduce(const Threads& threads) {
     const std::int64_t copy = groups_ * group_elements();
     threads.run(p_.K, [&](std::int64_t begin, std::int64_t end) {
-      std::vector<T> total(p_.taps() * (depthwise_ ? 1 : channels_));
+      std::vector<T> total(p_.taps() * p_.channels_per_group());
       for (std::int64_t k = begin; k < end; ++k) {
-        const std::int64_t g = depthwise_ ? 0 : k / outputs_;
-        for (std::int64_t tap = 0; tap < p_.taps(); ++tap) {
-          const std::int64_t first = depthwise_ ? k : 0, count = depthwise_ ? 1 : channels_;
-          for (std::int64_t i = 0; i < count; ++i) {
-            const std::int64_t c = first + i;
+        // total[tap][channel] of output channel k; merged lanes already are (s, channel).
+        const std::int64_t g = depthwise_ ? 0 : k / outputs_, row = depthwise_ ? 0 : k % outputs_;
+        const std::int64_t first = depthwise_ ? k : 0, last = depthwise_ ? k + 1 : lanes_;
+        T* out = total.data();
+        for (std::int64_t tap = 0; tap < taps_; ++tap) {
+          for (std::int64_t lane = first; lane < last;) {
+            const std::int64_t block = lane / nr_;
+            const std::int64_t end_lane = last < (block + 1) * nr_ ? last : (block + 1) * nr_;
+            const std::int64_t count = end_lane - lane;
             const T* sum = sums_ + g * group_elements() +
-                           ((c / lanes_ * p_.taps() + tap) * outputs_ + k % outputs_) * lanes_ +
-                           c % lanes_;
-            T value = sum[0];
-            for (std::int64_t split = 1; split < splits_; ++split) value += sum[split * copy];
-            total[i * p_.taps() + tap] = value;
+                           ((block * taps_ + tap) * outputs_ + row) * nr_ + lane % nr_;
+            for (std::int64_t i = 0; i < count; ++i) out[i] = sum[i];
+            for (std::int64_t split = 1; split < splits_; ++split) {
+              const T* next = sum + split * copy;
+              for (std::int64_t i = 0; i < count; ++i) out[i] += next[i];
+            }
+            out += count;
+            lane = end_lane;
           }
         }
-        const std::int64_t count = depthwise_ ? 1 : channels_;
+        const TensorView& w = grad_weight_;
         for (std::int64_t r = 0; r < p_.R; ++r) {
-          for (std::int64_t s = 0; s < p_.S; ++s) {
-            kernels_.unpack(total.data() + r * p_.S + s, p_.taps(), count, 1,
-                            {element(grad_weight_, k, 0, r, s), grad_weight_.dtype,
-                             grad_weight_.stride[1], 1});
-          }
+          kernels_.unpack(total.data() + r * p_.S * p_.channels_per_group(),
+                          p_.channels_per_group(), p_.S, p_.channels_per_group(),
+                          {element(w, k, 0, r, 0), w.dtype, w.stride[3], w.stride[1]});
         }
       }
     });
@@ -118,32 +131,40 @@ class WgradPass {
     explicit Worker(WgradPass& pass) : pass_(pass), p_(pass.p_) {
       const ConvProblem& p = p_;
       most_slots_ = pass.block_rows_ * p.R;
-      const std::int64_t block_lanes =
-          round_up(pass.channel_block_ < pass.channels_ ? pass.channel_block_ : pass.channels_,
-                   pass.lanes_);
-      slot_elements_ = pass.packed_columns_ * pass.lanes_;
-      x_ = scratch<T>(Slot::kRows, block_lanes / pass.lanes_ * most_slots_ * slot_elements_);
-      const std::int64_t width = pass.depthwise_ ? pass.lanes_ : round_up(pass.outputs_, pass.mr_);
-      grad_ = scratch<T>(Slot::kGrad, pass.block_rows_ * p.Q * width);
+      // A packed row: [column][nr], or [column][channel] with room to read a last vector.
+      const std::int64_t ld = pass.merged_ ? pass.channels_ : pass.nr_;
+      slot_elements_ = pass.packed_columns_ * ld;
+      const std::int64_t blocks =
+          pass.merged_ ? 1 : ceil_div(pass.lane_chunk_ < pass.lanes_ ? pass.lane_chunk_ : pass.lanes_,
+                                      pass.nr_);
+      const std::int64_t elements = blocks * most_slots_ * slot_elements_ + pass.nr_;
+      x_ = scratch<T>(Slot::kRows, elements);
+      if (pass.merged_) {
+        for (std::int64_t i = 0; i < elements; ++i) x_[i] = 0;
+      }
+      pixel_stride_ = pass.pixel_step_ * ld;
+      tap_stride_ = pass.tap_step_ * ld;
+      // One more vector than pixels, so that rows do not lie a power of two apart.
+      grad_ld_ = pass.block_rows_ * p.Q + pass.kernels_.lanes;
+      grad_ = scratch<T>(Slot::kGrad, pass.depthwise_ ? pass.block_rows_ * p.Q * pass.nr_
+                                                      : pass.outputs_ * grad_ld_);
       slot_of_.resize(pass.block_rows_ * p.R);
       slot_of_row_.assign(p.H, -1);
     }
 
-    void item(std::int64_t split, std::int64_t group, std::int64_t channel_block) {
+    void item(std::int64_t split, std::int64_t group, std::int64_t chunk) {
       group_ = group;
-      c0_ = channel_block * pass_.channel_block_;
-      const std::int64_t left = pass_.channels_ - c0_;
-      c_count_ = left < pass_.channel_block_ ? left : pass_.channel_block_;
-      lane_block0_ = c0_ / pass_.lanes_;
-      lane_block_count_ = ceil_div(c_count_, pass_.lanes_);
+      lane0_ = chunk * pass_.lane_chunk_;
+      const std::int64_t left = pass_.lanes_ - lane0_;
+      lane_count_ = left < pass_.lane_chunk_ ? left : pass_.lane_chunk_;
+      lane_block_count_ = ceil_div(lane_count_, pass_.nr_);
       sums_ = pass_.sums_ + (split * pass_.groups_ + group) * pass_.group_elements() +
-              lane_block0_ * p_.taps() * pass_.outputs_ * pass_.lanes_;
-      const std::int64_t elements = lane_block_count_ * p_.taps() * pass_.outputs_ * pass_.lanes_;
-      for (std::int64_t i = 0; i < elements; ++i) sums_[i] = 0;
-
+              lane0_ / pass_.nr_ * pass_.taps_ * pass_.outputs_ * pass_.nr_;
       const std::int64_t rows = p_.N * p_.P;
+      const std::int64_t begin = rows * split / pass_.splits_;
       const std::int64_t end = rows * (split + 1) / pass_.splits_;
-      for (std::int64_t row = rows * split / pass_.splits_; row < end; row += pass_.block_rows_) {
+      for (std::int64_t row = begin; row < end; row += pass_.block_rows_) {
+        first_block_ = row == begin;
         block(row, end - row < pass_.block_rows_ ? end - row : pass_.block_rows_);
       }
     }
@@ -192,86 +213,114 @@ class WgradPass {
     }
 
     void pack_input_row(std::int64_t n, std::int64_t h, std::int64_t slot) {
+      if (pass_.merged_) {
+        pack_row(pass_.kernels_, pass_.input_, n, h, 0, pass_.channels_, pass_.channels_,
+                 pass_.runs_, x_ + slot * slot_elements_, pass_.channels_);
+        return;
+      }
       for (std::int64_t b = 0; b < lane_block_count_; ++b) {
-        const std::int64_t left = c_count_ - b * pass_.lanes_;
+        const std::int64_t left = lane_count_ - b * pass_.nr_;
         pack_row(pass_.kernels_, pass_.input_, n, h,
-                 group_ * pass_.channels_ + c0_ + b * pass_.lanes_,
-                 left < pass_.lanes_ ? left : pass_.lanes_, pass_.lanes_, pass_.runs_,
-                 x_at(b, slot), pass_.lanes_);
+                 group_ * pass_.channels_ + lane0_ + b * pass_.nr_,
+                 left < pass_.nr_ ? left : pass_.nr_, pass_.nr_, pass_.runs_, x_at(b, slot),
+                 pass_.nr_);
       }
     }
 
     T* x_at(std::int64_t lane_block, std::int64_t slot) {
+      if (pass_.merged_) return x_ + slot * slot_elements_ + lane_block * pass_.nr_;
       return x_ + (lane_block * most_slots_ + slot) * slot_elements_;
     }
 
     // ---- dense and grouped -----------------------------------------------------------------------
 
-    // The kernel reads the gradient at any strides, so rows of compute type with pixels adjacent
-    // (NCHW) are used where they lie; others are packed [tile of mr channels][pixel][mr].
+    // The kernel wants each channel's pixels adjacent. NCHW of compute type has that already;
+    // anything else is packed [output channel][pixel].
     void prepare_grad(std::int64_t first_row, std::int64_t count) {
       const TensorView& g = pass_.grad_output_;
-      const std::int64_t k0 = group_ * pass_.outputs_, mr = pass_.mr_;
+      const std::int64_t k0 = group_ * pass_.outputs_;
+      const bool in_place = g.dtype == compute_dtype<T>() && g.stride[3] == 1 && g.stride[1] != 1;
       grad_rows_.clear();
-      grad_in_place_ = g.dtype == compute_dtype<T>() && g.stride[3] == 1 && g.stride[1] != 1;
-      if (grad_in_place_) {
-        for (std::int64_t j = 0; j < count; ++j) {
-          const std::int64_t n = (first_row + j) / p_.P, p = (first_row + j) % p_.P;
-          grad_rows_.push_back(static_cast<const T*>(element(g, n, k0, p, 0)));
-        }
-        channel_stride_ = g.stride[1];
-        pixel_stride_ = 1;
-        tile_stride_ = mr * g.stride[1];
-        return;
-      }
-      const std::int64_t pixels = count * p_.Q;
-      const std::int64_t tiles = ceil_div(pass_.outputs_, mr);
       for (std::int64_t j = 0; j < count; ++j) {
         const std::int64_t n = (first_row + j) / p_.P, p = (first_row + j) % p_.P;
-        for (std::int64_t t = 0; t < tiles; ++t) {
-          const std::int64_t left = pass_.outputs_ - t * mr;
-          pass_.kernels_.pack({element(g, n, k0 + t * mr, p, 0), g.dtype, g.stride[3], g.stride[1]},
-                              p_.Q, left < mr ? left : mr, mr,
-                              grad_ + (t * pixels + j * p_.Q) * mr, mr);
+        if (in_place) {
+          grad_rows_.push_back(static_cast<const T*>(element(g, n, k0, p, 0)));
+        } else {
+          grad_rows_.push_back(grad_ + j * p_.Q);
         }
-        grad_rows_.push_back(grad_ + j * p_.Q * mr);
       }
-      channel_stride_ = 1;
-      pixel_stride_ = mr;
-      tile_stride_ = pixels * mr;
+      channel_stride_ = in_place ? g.stride[1] : grad_ld_;
+      if (in_place) return;
+      for (std::int64_t j = 0; j < count;) {
+        // Rows that follow each other in memory are transposed as one.
+        std::int64_t rows = 1;
+        const std::int64_t n = (first_row + j) / p_.P, p = (first_row + j) % p_.P;
+        if (g.stride[2] == p_.Q * g.stride[3]) {
+          rows = p_.P - p < count - j ? p_.P - p : count - j;
+        }
+        pass_.kernels_.pack({element(g, n, k0, p, 0), g.dtype, g.stride[1], g.stride[3]},
+                            pass_.outputs_, rows * p_.Q, rows * p_.Q, grad_ + j * p_.Q, grad_ld_);
+        j += rows;
+      }
     }
 
     void run_outer(std::int64_t count) {
       OuterTile<T> tile;
       tile.grad_channel_stride = channel_stride_;
-      tile.grad_pixel_stride = pixel_stride_;
-      tile.x_pixel_stride = pass_.pixel_step_ * pass_.lanes_;
-      const int lane_count = pass_.kernels_.lanes;
+      tile.x_pixel_stride = pixel_stride_;
+      tile.add = !first_block_;
+      const int vector = pass_.kernels_.lanes;
       for (std::int64_t b = 0; b < lane_block_count_; ++b) {
-        const std::int64_t left = c_count_ - b * pass_.lanes_;
-        const int vectors = static_cast<int>(
-            ceil_div(left < pass_.lanes_ ? left : pass_.lanes_, lane_count));
-        for (std::int64_t tap = 0; tap < p_.taps(); ++tap) {
-          const std::int64_t r = tap / p_.S, s = tap % p_.S;
-          runs_.clear();
-          for (std::int64_t j = 0; j < count; ++j) {
-            const std::int64_t slot = slot_of_[j * p_.R + r];
-            if (slot < 0) continue;  // the kernel row lies in the padding
-            runs_.push_back(
-                {grad_rows_[j], x_at(b, slot) + s * pass_.tap_step_ * pass_.lanes_, p_.Q});
-          }
-          if (runs_.empty()) continue;
-          T* sum = sums_ + (b * p_.taps() + tap) * pass_.outputs_ * pass_.lanes_;
+        const std::int64_t left = lane_count_ - b * pass_.nr_;
+        const int vectors =
+            static_cast<int>(ceil_div(left < pass_.nr_ ? left : pass_.nr_, vector));
+        for (std::int64_t tap = 0; tap < pass_.taps_; ++tap) {
+          const std::int64_t r = pass_.merged_ ? tap : tap / p_.S;
+          const std::int64_t s = pass_.merged_ ? 0 : tap % p_.S;
+          find_runs(count, b, r, s);
           for (std::int64_t k = 0; k < pass_.outputs_; k += pass_.mr_) {
             const std::int64_t rest = pass_.outputs_ - k;
+            place_sum(b, tap, k, &tile);
             tile.runs = runs_.data();
             tile.run_count = static_cast<std::int64_t>(runs_.size());
-            tile.sum = sum + k * pass_.lanes_;
             pass_.kernels_.outer(tile, static_cast<int>(rest < pass_.mr_ ? rest : pass_.mr_),
                                  vectors);
-            for (PixelRun<T>& run : runs_) run.grad += tile_stride_;
+            for (PixelRun<T>& run : runs_) run.grad += pass_.mr_ * channel_stride_;
           }
         }
+      }
+    }
+
+    // The block's pixels for one tap, as runs that are contiguous in both operands. Rows whose
+    // source lies in the padding are left out.
+    void find_runs(std::int64_t count, std::int64_t lane_block, std::int64_t r, std::int64_t s) {
+      runs_.clear();
+      for (std::int64_t j = 0; j < count; ++j) {
+        const std::int64_t slot = slot_of_[j * p_.R + r];
+        if (slot < 0) continue;
+        const T* x = x_at(lane_block, slot) + s * tap_stride_;
+        if (!runs_.empty()) {
+          PixelRun<T>& last = runs_.back();
+          if (last.grad + last.pixels == grad_rows_[j] &&
+              last.x + last.pixels * pixel_stride_ == x) {
+            last.pixels += p_.Q;
+            continue;
+          }
+        }
+        runs_.push_back({grad_rows_[j], x, p_.Q});
+      }
+    }
+
+    void place_sum(std::int64_t lane_block, std::int64_t tap, std::int64_t k, OuterTile<T>* tile) {
+      if (pass_.in_place_) {
+        const TensorView& w = pass_.grad_weight_;
+        tile->sum = static_cast<T*>(element(w, group_ * pass_.outputs_ + k,
+                                            lane0_ + lane_block * pass_.nr_, tap / p_.S,
+                                            tap % p_.S));
+        tile->sum_stride = w.stride[0];
+      } else {
+        tile->sum = sums_ + ((lane_block * pass_.taps_ + tap) * pass_.outputs_ + k) * pass_.nr_;
+        tile->sum_stride = pass_.nr_;
       }
     }
 
@@ -282,20 +331,22 @@ class WgradPass {
       for (std::int64_t j = 0; j < count; ++j) {
         const std::int64_t n = (first_row + j) / p_.P, p = (first_row + j) % p_.P;
         pass_.kernels_.pack({element(g, n, 0, p, 0), g.dtype, g.stride[3], g.stride[1]}, p_.Q,
-                            pass_.channels_, pass_.lanes_, grad_ + j * p_.Q * pass_.lanes_,
-                            pass_.lanes_);
+                            pass_.channels_, pass_.nr_, grad_ + j * p_.Q * pass_.nr_, pass_.nr_);
       }
     }
 
     void run_depthwise(std::int64_t count) {
+      if (first_block_) {
+        for (std::int64_t i = 0; i < pass_.taps_ * pass_.nr_; ++i) sums_[i] = 0;
+      }
       DepthwiseOuterTile<T> tile;
       tile.pixels = p_.Q;
-      tile.grad_pixel_stride = pass_.lanes_;
-      tile.x_pixel_stride = pass_.pixel_step_ * pass_.lanes_;
-      tile.channels = pass_.lanes_;
-      tile.sum_tap_stride = pass_.lanes_;
+      tile.grad_pixel_stride = pass_.nr_;
+      tile.x_pixel_stride = pixel_stride_;
+      tile.channels = pass_.nr_;
+      tile.sum_tap_stride = pass_.nr_;
       for (std::int64_t j = 0; j < count; ++j) {
-        tile.grad = grad_ + j * p_.Q * pass_.lanes_;
+        tile.grad = grad_ + j * p_.Q * pass_.nr_;
         for (std::int64_t r = 0; r < p_.R; ++r) {
           const std::int64_t slot = slot_of_[j * p_.R + r];
           if (slot < 0) continue;
@@ -303,11 +354,9 @@ class WgradPass {
             const std::int64_t left = p_.S - s0;
             const int taps = static_cast<int>(left < pass_.mr_ ? left : pass_.mr_);
             const T* x[kMostTaps];
-            for (int t = 0; t < taps; ++t) {
-              x[t] = x_at(0, slot) + (s0 + t) * pass_.tap_step_ * pass_.lanes_;
-            }
+            for (int t = 0; t < taps; ++t) x[t] = x_at(0, slot) + (s0 + t) * tap_stride_;
             tile.x = x;
-            tile.sum = sums_ + (r * p_.S + s0) * pass_.lanes_;
+            tile.sum = sums_ + (r * p_.S + s0) * pass_.nr_;
             pass_.kernels_.depthwise_outer(tile, taps);
           }
         }
@@ -318,16 +367,17 @@ class WgradPass {
 
     WgradPass& pass_;
     const ConvProblem& p_;
-    std::int64_t most_slots_, slot_elements_;
+    std::int64_t most_slots_, slot_elements_, grad_ld_;
+    std::int64_t pixel_stride_, tap_stride_;  // of packed input rows
     T* x_;
     T* grad_;
     T* sums_ = nullptr;
-    std::int64_t group_ = 0, c0_ = 0, c_count_ = 0, lane_block0_ = 0, lane_block_count_ = 0;
+    std::int64_t group_ = 0, lane0_ = 0, lane_count_ = 0, lane_block_count_ = 0;
+    bool first_block_ = true;
     std::vector<std::int64_t> slot_of_;      // [row of the block][r]: packed slot, or -1
     std::vector<std::int64_t> slot_of_row_;  // of the current image
     std::vector<std::int64_t> seen_rows_;
-    bool grad_in_place_ = false;
-    std::int64_t channel_stride_ = 0, pixel_stride_ = 0, tile_stride_ = 0;
+    std::int64_t channel_stride_ = 0;
     std::vector<const T*> grad_rows_;
     std::vector<PixelRun<T>> runs_;
   };
@@ -335,10 +385,12 @@ class WgradPass {
   const ComputeKernels<T>& kernels_;
   const ConvProblem& p_;
   bool depthwise_;
-  std::int64_t mr_, splits_;
+  bool merged_ = false, in_place_ = false;
+  std::int64_t mr_, nr_ = 0, splits_;
   TensorView input_, grad_output_, grad_weight_;
   AxisMap rows_;
-  std::int64_t groups_, channels_, outputs_, lanes_, channel_block_, channel_blocks_, lane_blocks_;
+  std::int64_t groups_, channels_, outputs_, taps_, lanes_, lane_blocks_;
+  std::int64_t lane_chunk_, lane_chunks_;  // lanes of a work item
   std::int64_t block_rows_;
   std::int64_t pixel_step_ = 1, tap_step_ = 1, packed_columns_ = 0;
   std::vector<ColumnRun> runs_;

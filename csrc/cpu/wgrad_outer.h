@@ -1,13 +1,15 @@
 // wgrad_outer: weight grad as a sum of outer products
 //
-// computes  sum[k][c] += sum_{pixel} grad[pixel][k] * x[pixel][c], for one tap
-//           GEMM view: gemm_m = output channels, gemm_n = input channels, gemm_k = output pixels.
-// owns      one call: mr output channels x vectors*lanes input channels, over a block of a few
+// computes  sum[k][l] += sum_{pixel} grad[k][pixel] * x[pixel][l], for one tap; lanes l are input
+//           channels, or (tap of the row, input channel) pairs where channels are few
+//           GEMM view: gemm_m = output channels, gemm_n = lanes, gemm_k = output pixels.
+// owns      one call: mr output channels x vectors*lanes of a vector, over a block of a few
 //           hundred pixels. The block is summed from zero in registers and added to `sum` once, so
 //           long sums are sums of short sums.
 // budget    mr*vectors accumulators + vectors inputs + 1 broadcast: 29 of 32 registers (AVX-512),
 //           15 of 16 (AVX2, baseline).
-// needs     x packed [pixel][nr] and zero-padded; grad at any strides.
+// needs     x readable for whole vectors; the gradient of one channel contiguous over a run's pixels
+//           (as NCHW has it; channels_last is transposed while packing).
 // bound by  FMA: mr*vectors of them for mr+vectors loads a pixel.
 // step      from gemm_indirect: pixels are what is summed over, so they come as runs along a row
 //           and only the run's start depends on the tap.
@@ -19,9 +21,8 @@
 namespace convext::CONVEXT_ISA {
 namespace {
 
-template <class T, int Mr, int Vectors, int PanelVectors>
+template <class T, int Mr, int Vectors>
 __attribute__((noinline)) void wgrad_outer(const OuterTile<T>& tile) {
-  constexpr int kNr = PanelVectors * kLanes<T>;
   Vec<T> sum[Mr][Vectors];
 #pragma GCC unroll 8
   for (int m = 0; m < Mr; ++m) {
@@ -34,18 +35,18 @@ __attribute__((noinline)) void wgrad_outer(const OuterTile<T>& tile) {
   for (std::int64_t r = 0; r < tile.run_count; ++r) {
     const T* grad = tile.runs[r].grad;
     const T* x = tile.runs[r].x;
+    const std::int64_t pixels = tile.runs[r].pixels;
 #pragma GCC unroll 1
-    for (std::int64_t i = tile.runs[r].pixels; i > 0; --i) {
+    for (std::int64_t i = 0; i < pixels; ++i) {
       Vec<T> input[Vectors];
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v) input[v] = load(x + v * kLanes<T>);
 #pragma GCC unroll 8
       for (int m = 0; m < Mr; ++m) {
-        const Vec<T> g = broadcast(grad[m * channel_stride]);
+        const Vec<T> g = broadcast(grad[m * channel_stride + i]);
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v) sum[m][v] += g * input[v];
       }
-      grad += tile.grad_pixel_stride;
       x += tile.x_pixel_stride;
     }
   }
@@ -55,8 +56,8 @@ __attribute__((noinline)) void wgrad_outer(const OuterTile<T>& tile) {
   for (int m = 0; m < Mr; ++m) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) {
-      T* total = tile.sum + m * kNr + v * kLanes<T>;
-      store(total, load(total) + sum[m][v]);
+      T* total = tile.sum + m * tile.sum_stride + v * kLanes<T>;
+      store(total, tile.add ? load(total) + sum[m][v] : sum[m][v]);
     }
   }
 }
@@ -65,9 +66,8 @@ template <class T, int Mr, int Vectors>
 void wgrad_outer_dispatch(const OuterTile<T>& tile, int mr, int vectors) {
   using Kernel = void (*)(const OuterTile<T>&);
 #define CONVEXT_ROW(m)                                                   \
-  {wgrad_outer<T, m, 1, Vectors>, wgrad_outer<T, m, 2, Vectors>,         \
-   wgrad_outer<T, m, Vectors < 3 ? 1 : 3, Vectors>,                      \
-   wgrad_outer<T, m, Vectors < 4 ? 1 : 4, Vectors>}
+  {wgrad_outer<T, m, 1>, wgrad_outer<T, m, 2>,                           \
+   wgrad_outer<T, m, Vectors < 3 ? 1 : 3>, wgrad_outer<T, m, Vectors < 4 ? 1 : 4>}
   static constexpr Kernel kKernels[Mr][4] = {CONVEXT_ROW(1), CONVEXT_ROW(2), CONVEXT_ROW(3),
                                              CONVEXT_ROW(4), CONVEXT_ROW(5), CONVEXT_ROW(6)};
 #undef CONVEXT_ROW
