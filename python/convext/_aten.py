@@ -113,7 +113,7 @@ def conv2d_backward(
 
 
 def _unpad(grad_padded: Tensor, input: Tensor, pads: Sequence[int], padding_mode: str) -> Tensor:
-    """The transpose of :func:`pad`: a padded pixel's gradient goes to the one it was copied from."""
+    """The transpose of :func:`pad`: pixels' gradients go where the pixels were copied from."""
     if padding_mode == "zeros":
         return F.pad(grad_padded, [-p for p in pads])
     height, width = input.shape[2:]
