@@ -350,7 +350,7 @@ def test_weight_rank_is_named() -> None:
 
 
 def test_padding_mode_and_its_limits() -> None:
-    with pytest.raises(ValueError, match="padding_mode must be one of .* got padding_mode='same'"):
+    with pytest.raises(ValueError, match=r"padding_mode must be one of .* got padding_mode='same'"):
         convext.conv2d(X, W, padding=1, padding_mode="same")
     with pytest.raises(RuntimeError, match="less than the corresponding input dimension"):
         convext.conv2d(X, W, padding=5, padding_mode="reflect")

@@ -8,6 +8,7 @@ import pickle
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -121,6 +122,13 @@ def test_constructor_refuses_what_cannot_work(arguments: dict[str, Any], words: 
         convext.LazyConvExt2d(4, **settings)
 
 
+@pytest.mark.parametrize("name", ["kernel_size", "stride", "padding", "dilation"])
+@pytest.mark.parametrize("value", [1.5, (1, 2.0), True, None])
+def test_constructor_wants_integers(name: str, value: Any) -> None:
+    with pytest.raises(TypeError, match=f"{name} must be an integer"):
+        convext.ConvExt2d(3, 4, **{"kernel_size": 3, name: value})
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -141,8 +149,6 @@ def test_constructor_errors_are_torchs(arguments: dict[str, Any]) -> None:
 
 
 def test_numpy_and_length_one_arguments() -> None:
-    import numpy as np
-
     ours, theirs = pair(
         kernel_size=np.int64(3), stride=(2,), padding=[1], dilation=(np.int64(1), 1)
     )

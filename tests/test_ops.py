@@ -114,7 +114,7 @@ def test_gradcheck(geometry: Geometry, dtype: torch.dtype) -> None:
         function, inputs, check_forward_ad=True, check_batched_grad=True, fast_mode=True
     )
     assert torch.autograd.gradgradcheck(
-        function, inputs, check_fwd_over_rev=True, check_rev_over_rev=True, fast_mode=True
+        function, inputs, check_fwd_over_rev=dtype is torch.float64, fast_mode=True
     )
 
 

@@ -37,9 +37,9 @@ def pair(padding: Any, mode: str, **settings: Any) -> tuple[Function, Function]:
 
     def theirs(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if mode == "circular":  # in torch.func.linearize F.pad gives wrong tangents here
-            rows = torch.arange(-pads[2], input.size(2) + pads[3]) % input.size(2)
-            columns = torch.arange(-pads[0], input.size(3) + pads[1]) % input.size(3)
-            padded = input[:, :, rows][:, :, :, columns]
+            rows = torch.arange(-pads[2], input.size(-2) + pads[3]) % input.size(-2)
+            columns = torch.arange(-pads[0], input.size(-1) + pads[1]) % input.size(-1)
+            padded = input[..., rows, :][..., columns]
         else:
             padded = F.pad(input, pads, "constant" if mode == "zeros" else mode)
         return F.conv2d(padded, weight, bias, **settings)

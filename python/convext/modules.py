@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class ConvExt2d(nn.Conv2d):
     Raises:
         ValueError: as ``nn.Conv2d``, and for a kernel size, stride or dilation below 1, a negative
             padding, and tuples of a wrong length; the message names the argument.
+        TypeError: for one of these that is no integer.
     """
 
     def __init__(
@@ -71,8 +73,8 @@ class ConvExt2d(nn.Conv2d):
             device,
             dtype,
         )
-        if not isinstance(padding, (str, int)) and len(padding) == 4:
-            self._reversed_padding_repeated_twice = list(padding)
+        if isinstance(self.padding, tuple) and len(self.padding) == 4:
+            self._reversed_padding_repeated_twice = list(self.padding)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return conv2d(
@@ -100,9 +102,11 @@ class LazyConvExt2d(nn.LazyConv2d, ConvExt2d):  # type: ignore[misc]
 
 def _check(name: str, value: Any, least: int, lengths: tuple[int, ...]) -> None:
     """Refuses, with the argument's name, what nn.Conv2d would only stumble over when called."""
-    values = (value,) if isinstance(value, int) else tuple(value)
-    if not isinstance(value, int) and len(values) not in lengths:
-        allowed = " or ".join(str(length) for length in lengths)
-        raise ValueError(f"{name} must be an integer or {allowed} integers, but got {value}")
+    values = tuple(value) if isinstance(value, Iterable) else (value,)
+    kinds = f"an integer or {' or '.join(map(str, lengths))} integers"
+    if isinstance(value, Iterable) and len(values) not in lengths:
+        raise ValueError(f"{name} must be {kinds}, but got {value}")
+    if any(isinstance(item, bool) or not hasattr(item, "__index__") for item in values):
+        raise TypeError(f"{name} must be {kinds}, but got {value!r}")
     if any(item < least for item in values):
         raise ValueError(f"{name} must be at least {least}, but got {value}")
