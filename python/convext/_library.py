@@ -56,7 +56,7 @@ def load(package_path: list[str]) -> ModuleType:
     check_torch_version(torch.__version__)
     library = find_library(package_path)
     try:
-        torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
+        torch.ops.load_library(str(library))
         return importlib.import_module("convext._C")
     except (OSError, ImportError) as error:
         raise ImportError(

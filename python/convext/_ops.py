@@ -375,7 +375,7 @@ def _conv2d_backward_flops(
 
 
 def _register() -> torch.library.Library:
-    library = torch.library.Library("convext", "IMPL")  # type: ignore[no-untyped-call]
+    library = torch.library.Library("convext", "IMPL")
     kernels: list[tuple[str, str, Callable[..., Any]]] = [
         ("conv2d", "Autograd", _conv2d_autograd),
         ("conv2d_backward", "Autograd", _conv2d_backward_autograd),
@@ -385,7 +385,7 @@ def _register() -> torch.library.Library:
         ("conv2d", "AutocastCUDA", _autocast_kernel("cuda")),
     ]
     for name, key, kernel in kernels:
-        library.impl(name, kernel, key)  # type: ignore[no-untyped-call]
+        library.impl(name, kernel, key)
     torch.library.register_fake("convext::conv2d", _conv2d_fake, lib=library)
     torch.library.register_fake("convext::conv2d_backward", _conv2d_backward_fake, lib=library)
     torch.library.register_vmap("convext::conv2d", _vmap.conv2d, lib=library)
