@@ -27,27 +27,24 @@ void pack_typed(const S* source, std::int64_t row_stride, std::int64_t column_st
     }
     return;
   }
-  std::int64_t done_rows = 0;
-  if (row_stride == 1) {
-    for (; done_rows + L <= rows; done_rows += L) {
-      const S* s = source + done_rows;
-      T* d = destination + done_rows * ld;
-      std::int64_t j = 0;
-      for (; j + L <= columns; j += L) {
-        Vec<T> block[L];
+  // Rows contiguous: transpose L x L blocks. Columns are the outer loop, so that L sources are
+  // read on sequentially, however many columns there are.
+  const std::int64_t done_rows = row_stride == 1 ? rows / L * L : 0;
+  std::int64_t j = 0;
+  for (; j + L <= columns; j += L) {
+    for (std::int64_t i = 0; i < done_rows; i += L) {
+      Vec<T> block[L];
 #pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) block[i] = load_as<T>(s + (j + i) * column_stride);
-        transpose<T>(block);
+      for (int l = 0; l < L; ++l) block[l] = load_as<T>(source + (j + l) * column_stride + i);
+      transpose<T>(block);
 #pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) store<T>(d + i * ld + j, block[i]);
-      }
-      for (; j < columns; ++j) {
-        for (int i = 0; i < L; ++i) d[i * ld + j] = to_compute<T>(s[j * column_stride + i]);
-      }
-      for (; j < padded; ++j) {
-        for (int i = 0; i < L; ++i) d[i * ld + j] = 0;
-      }
+      for (int l = 0; l < L; ++l) store<T>(destination + (i + l) * ld + j, block[l]);
     }
+  }
+  for (std::int64_t i = 0; i < done_rows; ++i) {
+    T* d = destination + i * ld;
+    for (std::int64_t c = j; c < columns; ++c) d[c] = to_compute<T>(source[c * column_stride + i]);
+    for (std::int64_t c = columns; c < padded; ++c) d[c] = 0;
   }
   for (std::int64_t i = done_rows; i < rows; ++i) {
     const S* s = source + i * row_stride;
@@ -71,23 +68,23 @@ void unpack_typed(const T* source, std::int64_t ld, std::int64_t rows, std::int6
     }
     return;
   }
-  std::int64_t done_rows = 0;
-  if (row_stride == 1) {
-    for (; done_rows + L <= rows; done_rows += L) {
-      const T* s = source + done_rows * ld;
-      S* d = destination + done_rows;
-      std::int64_t j = 0;
-      for (; j + L <= columns; j += L) {
-        Vec<T> block[L];
+  const std::int64_t done_rows = row_stride == 1 ? rows / L * L : 0;
+  std::int64_t j = 0;
+  for (; j + L <= columns; j += L) {
+    for (std::int64_t i = 0; i < done_rows; i += L) {
+      Vec<T> block[L];
 #pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) block[i] = load(s + i * ld + j);
-        transpose<T>(block);
+      for (int l = 0; l < L; ++l) block[l] = load(source + (i + l) * ld + j);
+      transpose<T>(block);
 #pragma GCC unroll 16
-        for (int i = 0; i < L; ++i) store_as<S, T>(d + (j + i) * column_stride, block[i]);
+      for (int l = 0; l < L; ++l) {
+        store_as<S, T>(destination + (j + l) * column_stride + i, block[l]);
       }
-      for (; j < columns; ++j) {
-        for (int i = 0; i < L; ++i) d[j * column_stride + i] = to_storage<S>(s[i * ld + j]);
-      }
+    }
+  }
+  for (std::int64_t c = j; c < columns; ++c) {
+    for (std::int64_t i = 0; i < done_rows; ++i) {
+      destination[c * column_stride + i] = to_storage<S>(source[i * ld + c]);
     }
   }
   for (std::int64_t i = done_rows; i < rows; ++i) {

@@ -69,8 +69,15 @@ class WgradPass {
   static constexpr std::int64_t kBlockPixels = 256;
   static constexpr std::int64_t kMergeChannels = 8;
 
-  // Sums are [split][group][lane block][tap][output channel][nr].
-  std::int64_t group_elements() const { return lane_blocks_ * taps_ * outputs_ * nr_; }
+  // Sums are [split][group][tile of output channels][lane block][tap][mr][nr].
+  std::int64_t group_elements() const {
+    return ceil_div(outputs_, rows_of_tile()) * lane_blocks_ * taps_ * rows_of_tile() * nr_;
+  }
+  std::int64_t rows_of_tile() const { return depthwise_ ? 1 : mr_; }
+  std::int64_t sum_offset(std::int64_t k, std::int64_t lane_block, std::int64_t tap) const {
+    const std::int64_t rows = rows_of_tile();
+    return (((k / rows * lane_blocks_ + lane_block) * taps_ + tap) * rows + k % rows) * nr_;
+  }
 
   // Where a packed row keeps the source column of (q, s). Overlapping taps share the padded row;
   // where taps would leave most of it unused (1x1 with a stride, wide dilation), each has a strip.
@@ -93,33 +100,37 @@ class WgradPass {
   // grad_weight = the copies of its sums, added in order.
   void reduce(const Threads& threads) {
     const std::int64_t copy = groups_ * group_elements();
+    const TensorView& w = grad_weight_;
+    const bool taps_adjacent = w.stride[2] == p_.S * w.stride[3];
+    const std::int64_t channels = p_.channels_per_group();
     threads.run(p_.K, [&](std::int64_t begin, std::int64_t end) {
-      std::vector<T> total(p_.taps() * p_.channels_per_group());
+      std::vector<T> total(p_.taps() * channels);
       for (std::int64_t k = begin; k < end; ++k) {
         // total[tap][channel] of output channel k; merged lanes already are (s, channel).
         const std::int64_t g = depthwise_ ? 0 : k / outputs_, row = depthwise_ ? 0 : k % outputs_;
         const std::int64_t first = depthwise_ ? k : 0, last = depthwise_ ? k + 1 : lanes_;
-        T* out = total.data();
-        for (std::int64_t tap = 0; tap < taps_; ++tap) {
-          for (std::int64_t lane = first; lane < last;) {
-            const std::int64_t block = lane / nr_;
-            const std::int64_t end_lane = last < (block + 1) * nr_ ? last : (block + 1) * nr_;
-            const std::int64_t count = end_lane - lane;
-            const T* sum = sums_ + g * group_elements() +
-                           ((block * taps_ + tap) * outputs_ + row) * nr_ + lane % nr_;
+        for (std::int64_t lane = first; lane < last;) {
+          const std::int64_t block = lane / nr_;
+          const std::int64_t end_lane = last < (block + 1) * nr_ ? last : (block + 1) * nr_;
+          const std::int64_t count = end_lane - lane;
+          for (std::int64_t tap = 0; tap < taps_; ++tap) {
+            const T* sum = sums_ + g * group_elements() + sum_offset(row, block, tap) + lane % nr_;
+            T* out = total.data() + tap * (last - first) + lane - first;
             for (std::int64_t i = 0; i < count; ++i) out[i] = sum[i];
             for (std::int64_t split = 1; split < splits_; ++split) {
               const T* next = sum + split * copy;
               for (std::int64_t i = 0; i < count; ++i) out[i] += next[i];
             }
-            out += count;
-            lane = end_lane;
           }
+          lane = end_lane;
         }
-        const TensorView& w = grad_weight_;
+        if (taps_adjacent) {
+          kernels_.unpack(total.data(), channels, p_.taps(), channels,
+                          {element(w, k, 0, 0, 0), w.dtype, w.stride[3], w.stride[1]});
+          continue;
+        }
         for (std::int64_t r = 0; r < p_.R; ++r) {
-          kernels_.unpack(total.data() + r * p_.S * p_.channels_per_group(),
-                          p_.channels_per_group(), p_.S, p_.channels_per_group(),
+          kernels_.unpack(total.data() + r * p_.S * channels, channels, p_.S, channels,
                           {element(w, k, 0, r, 0), w.dtype, w.stride[3], w.stride[1]});
         }
       }
@@ -158,14 +169,15 @@ class WgradPass {
       const std::int64_t left = pass_.lanes_ - lane0_;
       lane_count_ = left < pass_.lane_chunk_ ? left : pass_.lane_chunk_;
       lane_block_count_ = ceil_div(lane_count_, pass_.nr_);
-      sums_ = pass_.sums_ + (split * pass_.groups_ + group) * pass_.group_elements() +
-              lane0_ / pass_.nr_ * pass_.taps_ * pass_.outputs_ * pass_.nr_;
+      sums_ = pass_.sums_ + (split * pass_.groups_ + group) * pass_.group_elements();
       const std::int64_t rows = p_.N * p_.P;
       const std::int64_t begin = rows * split / pass_.splits_;
       const std::int64_t end = rows * (split + 1) / pass_.splits_;
-      for (std::int64_t row = begin; row < end; row += pass_.block_rows_) {
-        first_block_ = row == begin;
-        block(row, end - row < pass_.block_rows_ ? end - row : pass_.block_rows_);
+      const std::int64_t blocks = ceil_div(end - begin, pass_.block_rows_);
+      for (std::int64_t b = 0; b < blocks; ++b) {
+        const std::int64_t first = begin + (end - begin) * b / blocks;
+        first_block_ = b == 0;
+        block(first, begin + (end - begin) * (b + 1) / blocks - first);
       }
     }
 
@@ -319,7 +331,7 @@ class WgradPass {
                                             tap % p_.S));
         tile->sum_stride = w.stride[0];
       } else {
-        tile->sum = sums_ + ((lane_block * pass_.taps_ + tap) * pass_.outputs_ + k) * pass_.nr_;
+        tile->sum = sums_ + pass_.sum_offset(k, lane0_ / pass_.nr_ + lane_block, tap);
         tile->sum_stride = pass_.nr_;
       }
     }

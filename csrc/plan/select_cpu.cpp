@@ -75,8 +75,8 @@ void block_wgrad(ConvPlan* plan) {
   constexpr std::int64_t kItems = 16;
   plan->channel_block = p.channels_per_group();
   if (weights * element <= kSplitBytes) {
-    // A chunk has at least 256 pixels, so that filling its copy is a small part of its work.
-    plan->splits = clamp(rows * p.Q / 256, 1, kItems < rows ? kItems : rows);
+    // A chunk has at least 512 pixels, so that filling its copy is a small part of its work.
+    plan->splits = clamp(rows * p.Q / 512, 1, kItems < rows ? kItems : rows);
   } else if (p.groups < kItems) {
     const std::int64_t vector_channels = plan->kernel->nr;
     const std::int64_t blocks = ceil_div(kItems, p.groups);
