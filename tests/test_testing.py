@@ -70,6 +70,15 @@ def spoiled(change):
     return conv2d
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The machinery is on trial here, not threads, and its problems are too small for them."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 # ------------------------------------------------------------------------------------ problems
 
 
@@ -164,7 +173,6 @@ def test_integer_values_are_small_integers():
 def test_passes():
     assert TYPICAL.passes == PASSES
     assert TYPICAL.replace(bias=False).passes == ("forward", "input_grad", "weight_grad")
-    assert TYPICAL.replace(dtype=torch.int32).passes == ("forward",)
     with pytest.raises(ValueError, match="this problem has no pass bias_grad"):
         TYPICAL.replace(bias=False).run(("bias_grad",), sequential)
 
@@ -514,6 +522,14 @@ def test_documentation_example():
     result = doctest.testmod(convext.testing)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("dtype", INTEGER_DTYPES)
+def test_integers_of_convext_are_right(dtype):
+    problem = TYPICAL.replace(dtype=dtype, C=40, K=9)  # sums that leave int8
+    report = assert_correct(problem)
+    assert tuple(report) == PASSES
+    assert {comparison.ratio for comparison in report.values()} == {0.0}
 
 
 @pytest.mark.parametrize(("mode", "layout"), [*itertools.product(PADDING_MODES, LAYOUTS)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -175,10 +176,7 @@ class Problem:
 
     @property
     def passes(self) -> tuple[str, ...]:
-        """The passes this problem has: integers have no gradients, and without a bias there is no
-        ``bias_grad``."""
-        if self.dtype in INTEGER_DTYPES:
-            return ("forward",)
+        """The passes this problem has: without a bias there is no ``bias_grad``."""
         return PASSES if self.bias else PASSES[:3]
 
     def tensors(self) -> Tensors:
@@ -215,27 +213,47 @@ class Problem:
     def run(
         self, passes: Sequence[str] | None = None, conv2d: Convolution | None = None
     ) -> dict[str, Tensor]:
-        """Runs ``conv2d`` (by default :func:`convext.conv2d`) through autograd.
+        """Runs ``conv2d`` (by default :func:`convext.conv2d`) and its gradients.
 
-        Memory that torch allocates meanwhile starts as NaN, so that an element nobody wrote shows.
+        Gradients come through autograd; those of integers, which autograd does not have, from
+        ``torch.ops.convext.conv2d_backward``. Memory that torch allocates meanwhile starts as NaN,
+        so that an element nobody wrote shows.
 
         Returns:
             The result of each pass, by name.
         """
         tensors = self.tensors()
-        passes = self.passes if passes is None else passes
+        passes = self.passes if passes is None else tuple(passes)
+        convolve = self._convolve(conv2d or convext.conv2d)
+        if self.dtype not in INTEGER_DTYPES:
+            with _poisoned_memory():
+                return _evaluate(convolve, tensors, passes)
+        mask = [name in passes for name in PASSES[1:]]
         with _poisoned_memory():
-            return _evaluate(self._convolve(conv2d or convext.conv2d), tensors, passes)
+            output = convolve(tensors.input, tensors.weight, tensors.bias)
+            grads = torch.ops.convext.conv2d_backward(
+                tensors.grad_output,
+                tensors.input,
+                tensors.weight,
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.groups,
+                self.padding_mode,
+                mask,
+            )
+        results = dict(zip(PASSES, (output, *grads), strict=True))
+        return {name: results[name] for name in passes}
 
     def reference(self, passes: Sequence[str] | None = None) -> dict[str, Reference]:
-        """The same in float64 (int64, complex128) through ``F.pad`` and ``F.conv2d`` on the CPU."""
-        passes = self.passes if passes is None else passes
+        """The same through ``F.pad`` and ``F.conv2d`` on the CPU, in float64 (complex128).
+
+        Integers go through float64 as well, which holds their small sums exactly; their ``value``
+        is int64.
+        """
+        passes = self.passes if passes is None else tuple(passes)
         tensors = self.tensors()
-        # Integers are widened too: their sums then wrap only when they are put into the dtype.
-        if self.dtype in INTEGER_DTYPES:
-            wide = torch.int64
-        else:
-            wide = torch.complex128 if self.dtype.is_complex else torch.float64
+        wide = torch.complex128 if self.dtype.is_complex else torch.float64
 
         def evaluate(prepare: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
             prepared = Tensors(
@@ -250,6 +268,8 @@ class Problem:
             values = evaluate(lambda tensor: tensor.to(wide).contiguous())
             magnitudes = evaluate(_magnitude)
             lengths = evaluate(lambda tensor: torch.ones(tensor.shape, dtype=torch.float64))
+        if self.dtype in INTEGER_DTYPES:
+            values = {name: value.long() for name, value in values.items()}
         return {name: Reference(values[name], magnitudes[name], lengths[name]) for name in passes}
 
     def snippet(self, passes: Sequence[str] | None = None, force: str = "") -> str:
@@ -295,9 +315,7 @@ class Problem:
     def _pad_and_convolve(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         if any(self.pad):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            # torch pads no integers in the other modes; what fits float64 exactly goes through it.
-            exact = input if mode == "constant" or input.dtype != torch.int64 else input.double()
-            input = F.pad(exact, self.pad, mode=mode).to(input.dtype)
+            input = F.pad(input, self.pad, mode=mode)
         return F.conv2d(
             input, weight, bias, stride=self.stride, dilation=self.dilation, groups=self.groups
         )
@@ -308,12 +326,19 @@ class Problem:
             shape = (*size, 2) if self.dtype.is_complex else size
             drawn = torch.randint(low, 4, shape, generator=generator)
             if self.dtype.is_complex:
-                return torch.view_as_complex(drawn.double()).to(self.dtype)
+                return _narrow(torch.view_as_complex(drawn.double()), self.dtype)
             return drawn.to(self.dtype)
         wide = torch.complex64 if self.dtype.is_complex else torch.float32
         if self.dtype in (torch.float64, torch.complex128):
             wide = self.dtype
-        return torch.randn(size, generator=generator, dtype=wide).to(self.dtype)
+        return _narrow(torch.randn(size, generator=generator, dtype=wide), self.dtype)
+
+
+def _narrow(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor.to(dtype)`` without torch's remark that complex32 is experimental."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="ComplexHalf support")
+        return tensor.to(dtype)
 
 
 def _magnitude(tensor: Tensor) -> Tensor:
