@@ -64,7 +64,7 @@ def convert(model: M, exclude: Exclude | Iterable[Exclude] = ()) -> M:
             return "it is excluded"
         return None
 
-    _swap_classes(model, _CONVERTED, nn.Conv2d, refusal)
+    _swap_classes(model, _CONVERTED, nn.Conv2d, (ConvExt2d,), refusal)
     return model
 
 
@@ -86,7 +86,7 @@ def revert(model: M) -> M:
             return "nn.Conv2d cannot pad four sides differently"
         return None
 
-    _swap_classes(model, _REVERTED, ConvExt2d, refusal)
+    _swap_classes(model, _REVERTED, ConvExt2d, (), refusal)
     return model
 
 
@@ -94,6 +94,7 @@ def _swap_classes(
     model: nn.Module,
     swaps: dict[type, type],
     family: type,
+    already: tuple[type, ...],
     refusal: Callable[[list[str], nn.Module], str | None],
 ) -> None:
     if not isinstance(model, nn.Module):
@@ -101,15 +102,12 @@ def _swap_classes(
     names: dict[nn.Module, list[str]] = {}
     module: nn.Module
     for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, family):
+        if isinstance(module, family) and not isinstance(module, already):
             names.setdefault(module, []).append(name)
-    done = set(swaps.values())
     changed = 0
     for module, places in names.items():
         label = " = ".join(place or "the model itself" for place in places)
         kind = parametrize.type_before_parametrizations(module)
-        if kind in done:
-            continue
         if kind not in swaps:
             logger.warning("%s (%s) is left alone: %s", label, kind.__name__, _why_not(kind))
             continue

@@ -7,6 +7,7 @@ operator's business.
 from __future__ import annotations
 
 import operator
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -116,10 +117,11 @@ def conv2d(
             f"but got input of size: {list(input.shape)}"
         )
     if weight.dim() != 4:
-        # torch complains about the stride here.
+        # torch complains about the stride here, or with padding='same' about the input.
         raise RuntimeError(
             "Expected 4D weight (out_channels, in_channels / groups, kernel_height, kernel_width) "
-            f"in conv2d, but got weight of size: {list(weight.shape)}"
+            f"in conv2d, but got weight of size: {list(weight.shape)}. (Expected {weight.dim()}-"
+            f"dimensional input for {weight.dim()}-dimensional weight, as torch has it.)"
         )
     if input.dtype not in DTYPES:
         name = str(input.dtype).removeprefix("torch.").capitalize().replace("Uint", "UInt")
@@ -202,8 +204,19 @@ def _named_padding(
         raise RuntimeError(f"Invalid padding string: {padding!r}")
     if any(step != 1 for step in stride):
         raise RuntimeError("padding='same' is not supported for strided convolutions")
-    total_h, total_w = (d * (k - 1) for d, k in zip(dilation, weight.shape[2:], strict=True))
+    total_h, total_w = (d * (k - 1) for d, k in zip(dilation, _kernel_size(weight), strict=True))
     if total_h % 2 == 0 and total_w % 2 == 0:
         return (total_h // 2, total_w // 2)
     left, top = total_w // 2, total_h // 2
     return (left, total_w - left, top, total_h - top)
+
+
+def _kernel_size(weight: Tensor) -> list[int]:
+    sizes = list(weight.shape[2:])
+    if any(isinstance(size, Tensor) for size in sizes):
+        # torch.jit.trace hands out sizes as tensors. A kernel's are constants of the trace, as the
+        # kernel itself is, so there is nothing to warn of.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            sizes = [int(size) for size in sizes]
+    return sizes

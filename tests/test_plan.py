@@ -1,0 +1,134 @@
+"""Choices: batch invariance, forced plans, ``explain``."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+import convext
+
+
+def test_batch_invariant_is_a_context_a_function_and_a_decorator() -> None:
+    assert not convext.is_batch_invariant()
+    with convext.batch_invariant():
+        assert convext.is_batch_invariant()
+        with convext.batch_invariant(False):
+            assert not convext.is_batch_invariant()
+        assert convext.is_batch_invariant()
+    assert not convext.is_batch_invariant()
+    with pytest.raises(ZeroDivisionError), convext.batch_invariant():
+        raise ZeroDivisionError
+    assert not convext.is_batch_invariant()
+
+    convext.batch_invariant()
+    assert convext.is_batch_invariant()
+    convext.batch_invariant(False)
+    assert not convext.is_batch_invariant()
+
+    @convext.batch_invariant()
+    def inside() -> bool:
+        return convext.is_batch_invariant()
+
+    assert not convext.is_batch_invariant()
+    assert inside()
+    assert inside()
+    assert not convext.is_batch_invariant()
+
+
+def test_batch_invariance_holds_for_the_whole_process() -> None:
+    seen: list[bool] = []
+    with convext.batch_invariant():
+        thread = threading.Thread(target=lambda: seen.append(convext.is_batch_invariant()))
+        thread.start()
+        thread.join()
+    assert seen == [True]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_samples_bits_do_not_depend_on_the_batch(dtype: torch.dtype) -> None:
+    weight = torch.randn(16, 8, 3, 3).to(dtype)
+    batch = torch.randn(5, 8, 12, 12).to(dtype)
+    grad_output = torch.randn(5, 16, 12, 12).to(dtype)
+
+    def run(samples: slice) -> tuple[torch.Tensor, torch.Tensor]:
+        input = batch[samples].clone().requires_grad_()
+        output = convext.conv2d(input, weight, padding=1)
+        return output, torch.autograd.grad(output, input, grad_output[samples])[0]
+
+    with convext.batch_invariant():
+        whole = run(slice(None))
+        for samples in (slice(0, 1), slice(2, 3), slice(1, 4)):
+            for part, all_of_it in zip(run(samples), whole, strict=True):
+                assert torch.equal(part, all_of_it[samples])
+
+
+def test_force_plan() -> None:
+    input, weight = torch.randn(2, 4, 6, 6), torch.randn(4, 4, 3, 3)
+    expected = convext.conv2d(input, weight)
+    assert convext.forced_plan() == ""
+    with convext.force_plan("reference"):
+        assert convext.forced_plan() == "reference"
+        convext._C.reset_kernel_runs()
+        torch.testing.assert_close(convext.conv2d(input, weight), expected)
+        (kernel,) = [name for name, runs in convext._C.kernel_runs().items() if runs]
+        assert "reference" in kernel
+        with convext.force_plan(""):
+            assert convext.forced_plan() == ""
+        assert convext.forced_plan() == "reference"
+    assert convext.forced_plan() == ""
+
+
+def test_forced_plans_that_cannot_run() -> None:
+    input, weight = torch.randn(2, 4, 6, 6), torch.randn(4, 4, 3, 3)
+    with convext.force_plan("fprop=depthwise"), pytest.raises(RuntimeError, match="depthwise"):
+        convext.conv2d(input, weight)
+    with pytest.raises(RuntimeError, match="swift"), convext.force_plan("swift"):
+        convext.conv2d(input, weight)
+    assert convext.forced_plan() == ""
+
+
+@pytest.mark.parametrize(
+    ("direction", "name"),
+    [("forward", "fprop"), ("input_grad", "dgrad"), ("weight_grad", "wgrad")],
+)
+def test_explain(direction: str, name: str) -> None:
+    input, weight = torch.empty(2, 4, 6, 7, device="meta"), torch.empty(6, 2, 3, 2, device="meta")
+    plan = convext.explain(
+        input, weight, stride=(2, 1), padding="valid", groups=2, direction=direction
+    )
+    assert plan.pass_ == name
+    assert plan.kernel.startswith(name)
+    problem = plan.problem
+    assert (problem.N, problem.C, problem.H, problem.W) == (2, 4, 6, 7)
+    assert (problem.K, problem.R, problem.S, problem.P, problem.Q) == (6, 3, 2, 2, 6)
+    assert (problem.groups, problem.stride_h, problem.stride_w) == (2, 2, 1)
+    assert plan.reason
+    assert plan.kernel in str(plan)
+
+
+def test_explain_says_what_runs() -> None:
+    input, weight = torch.randn(2, 4, 6, 7), torch.randn(6, 4, 3, 2)
+    convext._C.reset_kernel_runs()
+    convext.conv2d(input, weight, padding=(1, 0, 2, 1), padding_mode="circular")
+    (kernel,) = [name for name, runs in convext._C.kernel_runs().items() if runs]
+    plan = convext.explain(input, weight, padding=(1, 0, 2, 1), padding_mode="circular")
+    assert plan.kernel == kernel
+
+
+def test_explain_of_other_inputs_and_errors() -> None:
+    weight = torch.empty(6, 4, 3, 3)
+    assert convext.explain(torch.empty(4, 6, 6), weight).problem.N == 1
+    complex_input = torch.empty(1, 4, 6, 6, dtype=torch.complex64)
+    assert convext.explain(complex_input, weight).problem.dtype == "float32"
+    with pytest.raises(ValueError, match="direction must be one of"):
+        convext.explain(torch.empty(1, 4, 6, 6), weight, direction="backward")
+    with pytest.raises(ValueError, match="dtype must be one of"):
+        convext.explain(torch.empty(1, 4, 6, 6, dtype=torch.bool), weight)
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+        convext.explain(torch.empty(1, 4, 2, 2), weight)
+
+
+def test_versions() -> None:
+    assert convext.__version__ == convext._C.build_info()["version"]
