@@ -64,9 +64,9 @@ std::vector<std::int64_t> sizes_of(const Tensor& tensor) {
   return {tensor.sizes().begin(), tensor.sizes().end()};
 }
 
-TensorView view_of(const Tensor& tensor, DType dtype) {
+TensorView view_at(void* data, const Tensor& tensor, DType dtype) {
   TensorView view;
-  view.data = tensor.data_ptr();
+  view.data = data;
   view.dtype = dtype;
   if (tensor.dim() == 1) {  // a bias, as 1 x K x 1 x 1
     view.size[0] = view.size[2] = view.size[3] = 1;
@@ -83,6 +83,15 @@ TensorView view_of(const Tensor& tensor, DType dtype) {
 
 std::size_t real_bytes(DType dtype) {
   return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
+}
+
+// Operands are only read: asking for writable memory would make torch copy a lazily cloned tensor.
+TensorView view_of(const Tensor& tensor, DType dtype) {
+  return view_at(const_cast<void*>(tensor.const_data_ptr()), tensor, dtype);
+}
+
+TensorView writable_view_of(const Tensor& tensor, DType dtype) {
+  return view_at(tensor.mutable_data_ptr(), tensor, dtype);
 }
 
 // The real (0) or imaginary (1) parts of a complex tensor.
@@ -211,7 +220,7 @@ void run_complex(const ConvProblem& problem, Pass pass, const ConvTensors& t, co
     for (int term = 0; term < 2; ++term) {
       const int* parts = term == 0 ? first_parts : second_parts;
       ConvTensors real = real_tensors(pass, t, parts[0], parts[1]);
-      const TensorView sum = view_of(*terms[term], sum_dtype);
+      const TensorView sum = writable_view_of(*terms[term], sum_dtype);
       if (pass == Pass::kFprop) {
         real.output = sum;
         real.bias = term == 0 && t.bias.data ? part_of(t.bias, part) : TensorView{};
@@ -292,7 +301,7 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Ten
   tensors.input = view_of(input, type.real);
   tensors.weight = view_of(weight, type.real);
   if (bias) tensors.bias = view_of(*bias, type.real);
-  tensors.output = view_of(output, type.real);
+  tensors.output = writable_view_of(output, type.real);
   run(problem, Pass::kFprop, tensors, type.is_complex, output);
   return output;
 }
@@ -333,7 +342,7 @@ std::array<Tensor, 3> conv2d_backward(const Tensor& grad_output, const Tensor& i
                             channels_last);
     if (!zero_if_empty(gradients[0])) {
       ConvTensors t = tensors;
-      t.input = view_of(gradients[0], type.real);
+      t.input = writable_view_of(gradients[0], type.real);
       run(problem, Pass::kDgrad, t, type.is_complex, gradients[0]);
     }
   }
@@ -342,7 +351,7 @@ std::array<Tensor, 3> conv2d_backward(const Tensor& grad_output, const Tensor& i
                             input.scalar_type(), channels_last);
     if (!zero_if_empty(gradients[1])) {
       ConvTensors t = tensors;
-      t.weight = view_of(gradients[1], type.real);
+      t.weight = writable_view_of(gradients[1], type.real);
       run(problem, Pass::kWgrad, t, type.is_complex, gradients[1]);
     }
   }
@@ -350,7 +359,7 @@ std::array<Tensor, 3> conv2d_backward(const Tensor& grad_output, const Tensor& i
     gradients[2] = torch::stable::empty({&problem.K, 1}, input.scalar_type());
     if (!zero_if_empty(gradients[2])) {
       ConvTensors t = tensors;
-      t.bias = view_of(gradients[2], type.real);
+      t.bias = writable_view_of(gradients[2], type.real);
       run(problem, Pass::kBgrad, t, type.is_complex, gradients[2]);
     }
   }
