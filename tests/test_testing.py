@@ -427,8 +427,8 @@ def test_snippet_names_pass_and_force():
 # ---------------------------------------------------------------------------------- generators
 
 DENSE = {"name": "dense", "algorithm": "indirect", "dtype": "float32", "layout": "nhwc"}
-DENSE |= {"mr": 6, "nr": 16, "pass": "fprop"}
-DEPTHWISE = DENSE | {"name": "depthwise", "algorithm": "depthwise", "mr": 4, "nr": 8}
+DENSE |= {"mr": 6, "nr": 16, "tile": "6x16", "pass": "fprop"}
+DEPTHWISE = DENSE | {"name": "depthwise", "algorithm": "depthwise", "mr": 4, "nr": 8, "tile": "4x8"}
 
 GENERATORS = {
     "dense": lambda seed: problems_around(DENSE, seed=seed),

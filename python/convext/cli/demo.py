@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +11,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import convext
+from convext.testing import one_thread
 
 from . import digits
 from ._console import make_console, make_table
@@ -69,7 +68,8 @@ def run(args: argparse.Namespace) -> int:
         f"[bold]A CNN of {parameters:,} parameters on {len(data.labels):,} handwritten digits[/], "
         f"{EPOCHS} epochs, one thread, tested on {len(data.test_labels)} others"
     )
-    with _one_thread(), console.status("training") as status:
+    # Images of 8x8 pixels are too small to share.
+    with one_thread(), console.status("training") as status:
         runs = {}
         for dtype in (torch.float32, torch.float64):
             for name in ("nn.Conv2d", "ConvExt2d"):
@@ -134,17 +134,6 @@ def _distance(a: digits.Training, b: digits.Training) -> float:
     """The largest difference of the loss over all steps; NaN if any is."""
     steps = torch.tensor([a.steps, b.steps], dtype=torch.float64)
     return float((steps[0] - steps[1]).abs().max())
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Images of 8x8 pixels are too small to share."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _print_epochs(console: Console, reference: digits.Training, ours: digits.Training) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -52,16 +52,17 @@ class Effort:
 
 
 QUICK = Effort(edges=40, random=20, around=6)
-FULL = Effort(edges=1000, random=200, around=60)
+FULL = Effort(edges=1000, random=200, around=40)
 
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One problem, and the kernel that has to run one of its passes, if any."""
+    """One problem, its passes, the kernel that has to run them (if any), and the threads."""
 
     problem: Problem
     passes: tuple[str, ...]
     force: str = ""
+    threads: int = 1
 
 
 @dataclasses.dataclass
@@ -120,7 +121,7 @@ def run(args: argparse.Namespace) -> int:
         )
         return 2
     dtypes = [DTYPES[name] for name in args.dtype] if args.dtype else list(DTYPES.values())
-    tasks = list(make_tasks(dtypes, QUICK if args.quick else FULL, args.seed))
+    tasks = make_tasks(dtypes, QUICK if args.quick else FULL, args.seed)
     console.print(
         f"{len(tasks)} problems against float64: convext {convext.__version__}, "
         f"torch {torch.__version__}, {_C.active_isa()} kernels, {torch.get_num_threads()} threads"
@@ -132,19 +133,27 @@ def run(args: argparse.Namespace) -> int:
     return _report(console, outcome, dtypes, time.perf_counter() - start)
 
 
-def make_tasks(dtypes: list[torch.dtype], effort: Effort, seed: int) -> Iterator[Task]:
-    """Problems for each dtype as the plan would run them, then for each kernel, forced."""
+def make_tasks(dtypes: list[torch.dtype], effort: Effort, seed: int) -> list[Task]:
+    """Problems for each dtype as the plan would run them, then for each kernel, forced.
+
+    Every fourth runs on all threads: small problems wait longer for threads than they take, and
+    on a busy machine very much longer.
+    """
+    tasks = []
     for dtype in dtypes:
         share = 1 if dtype in FLOATING_DTYPES else 4
         problems = thinned(edge_problems(dtype, seed=seed), effort.edges // share)
         problems += random_problems(effort.random // share, dtype, seed=seed)
-        for problem in problems:
-            yield Task(problem, problem.passes)
+        tasks += [Task(problem, problem.passes) for problem in problems]
     for kernel in _kernels(dtypes):
         pass_name, force = _forced(kernel)
         problems = [p for p in problems_around(kernel, seed=seed) if _takes(kernel, p)]
-        for problem in thinned(problems, effort.around):
-            yield Task(problem, (pass_name,), force)
+        tasks += [Task(p, (pass_name,), force) for p in thinned(problems, effort.around)]
+    threads = torch.get_num_threads()
+    return [
+        dataclasses.replace(task, threads=1 if place % 4 else threads)
+        for place, task in enumerate(tasks)
+    ]
 
 
 def run_tasks(tasks: list[Task]) -> Outcome:
@@ -169,6 +178,8 @@ def _run_task(task: Task, outcome: Outcome) -> None:
     problem = task.problem
     _C.reset_kernel_runs()
     failures = {}
+    threads = torch.get_num_threads()
+    torch.set_num_threads(task.threads)
     try:
         report = check(problem, task.passes, force=task.force)
     except Exception as error:
@@ -176,6 +187,8 @@ def _run_task(task: Task, outcome: Outcome) -> None:
         failures = {name: f"{type(error).__name__}: {error}" for name in task.passes}
     else:
         failures = {name: c.message for name, c in report.items() if not c.ok}
+    finally:
+        torch.set_num_threads(threads)
     ran = {name for name, times in _C.kernel_runs().items() if times}
     outcome.reached |= ran
     for name in task.passes:
@@ -184,8 +197,11 @@ def _run_task(task: Task, outcome: Outcome) -> None:
         cell.kernels |= {kernel for kernel in ran if kernel.startswith(NATIVE_PASSES[name] + "_")}
         if name in failures:
             cell.failed += 1
-            snippet = problem.snippet([name], task.force)
-            outcome.failures.append(f"{name} of {problem}\n{failures[name]}\n\n{snippet}")
+            outcome.failures.append(
+                f"{name} of {problem}\n{failures[name]}\n\n"
+                f"# CONVEXT_CPU_ISA={_C.active_isa()} OMP_NUM_THREADS={task.threads}\n"
+                f"{problem.snippet([name], task.force)}"
+            )
         else:
             cell.ratio = max(cell.ratio, report[name].ratio)
 
@@ -236,7 +252,6 @@ def _report(console: Console, outcome: Outcome, dtypes: list[torch.dtype], secon
     for failure in outcome.failures[:SHOWN_FAILURES]:
         console.rule("wrong", style="red", align="left")
         console.print(failure, markup=False, soft_wrap=True)
-        console.print(f"# with CONVEXT_CPU_ISA={_C.active_isa()}", markup=False)
     kernels = [kernel["name"] for kernel in _kernels(dtypes)]
     missed = [name for name in kernels if name not in outcome.reached]
     reached = f"{len(kernels) - len(missed)} of {len(kernels)} kernels that can run here were run"

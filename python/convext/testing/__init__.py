@@ -33,6 +33,7 @@ from ._problem import (
     Problem,
     Reference,
     Tensors,
+    one_thread,
 )
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "error_bound",
     "expected_memory_format",
     "force_for",
+    "one_thread",
     "problems_around",
     "random_problems",
     "thinned",

@@ -13,7 +13,7 @@ from torch._prims_common import suggest_memory_format
 
 import convext
 
-from ._problem import NATIVE_PASSES, Convolution, Problem, Reference
+from ._problem import NATIVE_PASSES, Convolution, Problem, Reference, one_thread
 
 CONFIDENCE = 6.0
 """lambda in the bound on rounding errors: a right kernel breaks it for one element in 10**7."""
@@ -149,9 +149,10 @@ def check(
     references = problem.reference(passes)
     integral = not (problem.dtype.is_floating_point or problem.dtype.is_complex)
     exact = integral or (problem.values == "integer" and problem.dtype != torch.complex32)
-    report = {
-        name: compare(results[name], references[name], problem.dtype, exact) for name in passes
-    }
+    with one_thread():
+        report = {
+            name: compare(results[name], references[name], problem.dtype, exact) for name in passes
+        }
     if "forward" in passes and report["forward"].ok:
         tensors = problem.tensors()
         output = results["forward"]

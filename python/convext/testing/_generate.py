@@ -51,7 +51,7 @@ def problems_around(
     several dimensions. The kernel may refuse some. For a bias gradient every problem has a bias.
 
     Args:
-        kernel: a row; ``name``, ``pass``, ``mr``, ``nr``, ``algorithm``, ``dtype`` and ``layout``
+        kernel: a row; ``pass``, ``tile``, ``mr``, ``nr``, ``algorithm``, ``dtype`` and ``layout``
             are read.
         seed: of the data, and of the extents that are drawn.
         dtype: instead of the row's, for a kernel that takes any.
@@ -62,7 +62,7 @@ def problems_around(
     needs_bias = kernel["pass"] == "bgrad"
     either = ("contiguous", "channels_last")
     layouts = {"nhwc": either[1:], "nchw": either[:1]}.get(str(kernel["layout"]), either)
-    draw = random.Random(f"{kernel['name']} {seed}")
+    draw = random.Random(f"{kernel['algorithm']} {kernel['tile']} {seed}")  # alike in every dtype
     found = _Found(dtype, seed)
     sizes = sorted({*around(rows), *around(columns)})
 

@@ -155,18 +155,12 @@ class Problem:
         vertical, horizontal = self.padding
         return horizontal, horizontal, vertical, vertical
 
-    @functools.cached_property
+    @property
     def output_size(self) -> tuple[int, ...] | None:
         """(N, K, P, Q) as torch has it, or None where torch refuses the problem."""
-        try:
-            output = self._pad_and_convolve(
-                torch.empty(self.input_size, device="meta"),
-                torch.empty(self.weight_size, device="meta"),
-                None,
-            )
-        except (RuntimeError, ValueError):
-            return None
-        return tuple(output.shape)
+        return _output_size(
+            self.replace(dtype=torch.float32, bias=False, layout="contiguous", seed=0, device="cpu")
+        )
 
     @property
     def valid(self) -> bool:
@@ -264,7 +258,7 @@ class Problem:
             )
             return _evaluate(self._pad_and_convolve, prepared, passes)
 
-        with _one_thread():
+        with one_thread():
             values = evaluate(lambda tensor: tensor.to(wide).contiguous())
             magnitudes = evaluate(_magnitude)
             lengths = evaluate(lambda tensor: torch.ones(tensor.shape, dtype=torch.float64))
@@ -348,6 +342,17 @@ def _magnitude(tensor: Tensor) -> Tensor:
     return tensor.double().abs().contiguous()
 
 
+@functools.lru_cache(maxsize=1 << 14)
+def _output_size(problem: Problem) -> tuple[int, ...] | None:
+    """What torch says; cached, as generators ask for the same geometry in every dtype."""
+    input = torch.empty(problem.input_size, device="meta")
+    weight = torch.empty(problem.weight_size, device="meta")
+    try:
+        return tuple(problem._pad_and_convolve(input, weight, None).shape)
+    except (RuntimeError, ValueError):
+        return None
+
+
 def _evaluate(convolve: Convolution, tensors: Tensors, passes: Sequence[str]) -> dict[str, Tensor]:
     """Every pass of one convolution, through autograd."""
     operands = {"input_grad": tensors.input, "weight_grad": tensors.weight}
@@ -415,8 +420,8 @@ def _poisoned_memory() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """Small problems lose more to waking threads than they gain."""
+def one_thread() -> Iterator[None]:
+    """Small problems lose more to waking threads than they gain, and far more on a busy machine."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
