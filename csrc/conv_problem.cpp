@@ -161,8 +161,9 @@ ConvProblem make_conv_problem(const ConvArguments& a) {
     fail("negative padding is not supported");
   }
   if (p.stride_h <= 0 || p.stride_w <= 0) fail("non-positive stride is not supported");
-  if (p.dilation_h <= 0 || p.dilation_w <= 0) {
-    fail("dilation should be greater than zero, but got " + format_sizes(a.dilation));
+  if (p.dilation_h <= 0 || p.dilation_w <= 0) {  // torch has both sentences
+    fail("non-positive dilation is not supported: dilation should be greater than zero, but got " +
+         format_sizes(a.dilation));
   }
   if (p.R <= 0 || p.S <= 0) {
     fail("kernel size must be positive, but got weight of size " + format_sizes(a.weight_size));
