@@ -1,4 +1,4 @@
-"""torch's own description of ``nn.functional.conv2d`` (OpInfo), with ``convext.conv2d`` in its place.
+"""torch's description of ``nn.functional.conv2d`` (OpInfo), with ``convext.conv2d`` in its place.
 
 The samples, error inputs, dtypes and promises about derivatives are torch's. What they are put to
 follows torch's own tests of its operators, but results are held to the bounds of
