@@ -78,9 +78,11 @@ struct ComputeKernels {
   void (*depthwise)(const DepthwiseTile<T>& tile, int mr);
   void (*outer)(const OuterTile<T>& tile, int mr, int vectors);
   void (*depthwise_outer)(const DepthwiseOuterTile<T>& tile, int taps);
-  // destination[row * ld + column] = source, and zeros for columns in [columns, padded).
+  // Columns are cut into tiles; each tile's rows follow each other:
+  // destination[column / tile * tile_stride + row * ld + column % tile] = source, with zeros in the
+  // last tile beyond `columns`.
   void (*pack)(const StridedBlock& source, std::int64_t rows, std::int64_t columns,
-               std::int64_t padded, T* destination, std::int64_t ld);
+               std::int64_t tile, T* destination, std::int64_t ld, std::int64_t tile_stride);
   // destination = source[row * ld + column].
   void (*unpack)(const T* source, std::int64_t ld, std::int64_t rows, std::int64_t columns,
                  const StridedBlock& destination);

@@ -12,26 +12,15 @@ namespace convext::CONVEXT_ISA {
 namespace {
 
 template <class T, class S>
-void pack_typed(const S* source, std::int64_t row_stride, std::int64_t column_stride,
-                std::int64_t rows, std::int64_t columns, std::int64_t padded, T* destination,
-                std::int64_t ld) {
+void pack_tile(const S* source, std::int64_t row_stride, std::int64_t column_stride,
+               std::int64_t rows, std::int64_t columns, std::int64_t padded, T* destination,
+               std::int64_t ld) {
   constexpr int L = kLanes<T>;
-  if (column_stride == 1) {
-    for (std::int64_t i = 0; i < rows; ++i) {
-      const S* s = source + i * row_stride;
-      T* d = destination + i * ld;
-      std::int64_t j = 0;
-      for (; j + L <= columns; j += L) store<T>(d + j, load_as<T>(s + j));
-      for (; j < columns; ++j) d[j] = to_compute<T>(s[j]);
-      for (; j < padded; ++j) d[j] = 0;
-    }
-    return;
-  }
   // Rows contiguous: transpose L x L blocks. Columns are the outer loop, so that L sources are
   // read on sequentially, however many columns there are.
   const std::int64_t done_rows = row_stride == 1 ? rows / L * L : 0;
   std::int64_t j = 0;
-  for (; j + L <= columns; j += L) {
+  for (; done_rows > 0 && j + L <= columns; j += L) {
     for (std::int64_t i = 0; i < done_rows; i += L) {
       Vec<T> block[L];
 #pragma GCC unroll 16
@@ -49,8 +38,35 @@ void pack_typed(const S* source, std::int64_t row_stride, std::int64_t column_st
   for (std::int64_t i = done_rows; i < rows; ++i) {
     const S* s = source + i * row_stride;
     T* d = destination + i * ld;
-    for (std::int64_t j = 0; j < columns; ++j) d[j] = to_compute<T>(s[j * column_stride]);
-    for (std::int64_t j = columns; j < padded; ++j) d[j] = 0;
+    for (std::int64_t c = 0; c < columns; ++c) d[c] = to_compute<T>(s[c * column_stride]);
+    for (std::int64_t c = columns; c < padded; ++c) d[c] = 0;
+  }
+}
+
+template <class T, class S>
+void pack_typed(const S* source, std::int64_t row_stride, std::int64_t column_stride,
+                std::int64_t rows, std::int64_t columns, std::int64_t tile, T* destination,
+                std::int64_t ld, std::int64_t tile_stride) {
+  constexpr int L = kLanes<T>;
+  if (column_stride != 1) {
+    for (std::int64_t c = 0; c < columns; c += tile) {
+      pack_tile(source + c * column_stride, row_stride, column_stride, rows,
+                columns - c < tile ? columns - c : tile, tile, destination + c / tile * tile_stride,
+                ld);
+    }
+    return;
+  }
+  // Columns contiguous: each source row is read through once, whatever the tiles.
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const S* s = source + i * row_stride;
+    T* d = destination + i * ld;
+    for (std::int64_t left = columns; left > 0; left -= tile, s += tile, d += tile_stride) {
+      const std::int64_t count = left < tile ? left : tile;
+      std::int64_t j = 0;
+      for (; j + L <= count; j += L) store<T>(d + j, load_as<T>(s + j));
+      for (; j < count; ++j) d[j] = to_compute<T>(s[j]);
+      for (; j < tile; ++j) d[j] = 0;
+    }
   }
 }
 
@@ -95,10 +111,11 @@ void unpack_typed(const T* source, std::int64_t ld, std::int64_t rows, std::int6
 }
 
 template <class T>
-void pack(const StridedBlock& b, std::int64_t rows, std::int64_t columns, std::int64_t padded,
-          T* destination, std::int64_t ld) {
+void pack(const StridedBlock& b, std::int64_t rows, std::int64_t columns, std::int64_t tile,
+          T* destination, std::int64_t ld, std::int64_t tile_stride) {
   const auto run = [&](auto* source) {
-    pack_typed(source, b.row_stride, b.column_stride, rows, columns, padded, destination, ld);
+    pack_typed(source, b.row_stride, b.column_stride, rows, columns, tile, destination, ld,
+               tile_stride);
   };
   if constexpr (sizeof(T) == 8) {
     run(static_cast<const double*>(b.data));

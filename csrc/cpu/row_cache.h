@@ -62,23 +62,23 @@ inline std::vector<ColumnRun> column_runs(const std::vector<std::int64_t>& sourc
   return runs;
 }
 
-// Packs one row: destination[column * ld + channel], channels zero-padded to `padded`.
+// Packs one row: destination[channel / tile * tile_stride + column * tile + channel % tile], with
+// zeros in the last tile beyond `channels`.
 template <class T>
 void pack_row(const ComputeKernels<T>& kernels, const TensorView& view, std::int64_t n,
-              std::int64_t h, std::int64_t first_channel, std::int64_t channels,
-              std::int64_t padded, const std::vector<ColumnRun>& runs, T* destination,
-              std::int64_t ld) {
+              std::int64_t h, std::int64_t first_channel, std::int64_t channels, std::int64_t tile,
+              const std::vector<ColumnRun>& runs, T* destination, std::int64_t tile_stride) {
   for (const ColumnRun& run : runs) {
-    T* d = destination + run.at * ld;
+    T* d = destination + run.at * tile;
     if (run.source < 0) {
-      for (std::int64_t i = 0; i < run.count; ++i) {
-        for (std::int64_t c = 0; c < padded; ++c) d[i * ld + c] = 0;
+      for (std::int64_t c = 0; c < channels; c += tile, d += tile_stride) {
+        for (std::int64_t i = 0; i < run.count * tile; ++i) d[i] = 0;
       }
       continue;
     }
     kernels.pack({element(view, n, first_channel, h, run.source), view.dtype,
                   run.step * view.stride[3], view.stride[1]},
-                 run.count, channels, padded, d, ld);
+                 run.count, channels, tile, d, tile, tile_stride);
   }
 }
 
@@ -131,7 +131,7 @@ class RowCache {
       // Short rows transpose badly one by one: take the plane as one long row.
       const std::int64_t rows = view_.size[2], columns = view_.size[3];
       kernels_.pack({element(view_, image_, 0, 0, 0), view_.dtype, view_.stride[3], view_.stride[1]},
-                    rows * columns, channels_, channels_, data_, channels_);
+                    rows * columns, channels_, channels_, data_, channels_, 0);
       for (std::int64_t i = 0; i < rows; ++i) slot_of_row_[i] = row_in_slot_[i] = i;
       slot = h;
     }
@@ -142,7 +142,7 @@ class RowCache {
       row_in_slot_[slot] = h;
       slot_of_row_[h] = slot;
       pack_row(kernels_, view_, image_, h, 0, channels_, channels_, runs_,
-               data_ + slot * row_elements_, channels_);
+               data_ + slot * row_elements_, 0);
     }
     used_by_item_[slot] = item_;
     return data_ + slot * row_elements_;

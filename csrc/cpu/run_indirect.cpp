@@ -90,6 +90,7 @@ class IndirectPass {
  private:
   // Up to this many channels, one row of taps is one run of the packed row (see merged_).
   static constexpr std::int64_t kMergeDepth = 8;
+  static constexpr std::int64_t kDepthChunk = 32;  // of one item of weight packing
 
   void make_classes() {
     const std::int64_t H = destination_.size[2], W = destination_.size[3];
@@ -132,52 +133,46 @@ class IndirectPass {
       for (std::int64_t tap = 0; tap < taps_; ++tap) {
         kernels_.pack({element(weight_, 0, 0, tap / S_, tap % S_), weight_.dtype, 0,
                        weight_.stride[0]},
-                      1, groups_, groups_, panels_ + tap * groups_, groups_);
+                      1, groups_, groups_, panels_ + tap * groups_, groups_, 0);
       }
       return;
     }
     panels_ = scratch<T>(Slot::kPanels, groups_ * lane_blocks_ * panel_elements());
     const bool taps_adjacent = taps_ > 1 && column_stride == 1 && (R_ == 1 || row_stride == S_);
-    // Source rows are read along their contiguous direction: lanes of consecutive blocks where
-    // lanes are adjacent, depth within one block otherwise.
-    const bool lanes_inner = lane_stride_ < depth_stride_;
-    const std::int64_t chunk = lanes_inner ? 16 : 64;
-    const std::int64_t chunks = ceil_div(depth_, chunk);
-    const std::int64_t outer = lanes_inner ? chunks : lane_blocks_;
-    const std::int64_t inner = lanes_inner ? lane_blocks_ : chunks;
-    threads.run(groups_ * outer, [&](std::int64_t begin, std::int64_t end) {
+    // Each item reads source rows along their contiguous direction: lanes of all blocks where lanes
+    // are adjacent, depth within one block otherwise.
+    const bool lanes_adjacent = lane_stride_ == 1;
+    const std::int64_t blocks = lanes_adjacent ? 1 : lane_blocks_;
+    const std::int64_t chunks = ceil_div(depth_, kDepthChunk);
+    threads.run(groups_ * blocks * chunks, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t item = begin; item < end; ++item) {
-        for (std::int64_t i = 0; i < inner; ++i) {
-          const std::int64_t o = item % outer;
-          const std::int64_t d0 = (lanes_inner ? o : i) * chunk;
-          pack_panel_part(item / outer, lanes_inner ? i : o, d0,
-                          d0 + chunk < depth_ ? d0 + chunk : depth_, taps_adjacent);
-        }
+        const std::int64_t g = item / chunks / blocks, lb = item / chunks % blocks;
+        const std::int64_t d0 = item % chunks * kDepthChunk;
+        pack_panels(g, lb, lanes_adjacent ? lanes_ : lanes_in_block(lb), d0,
+                    d0 + kDepthChunk < depth_ ? d0 + kDepthChunk : depth_, taps_adjacent);
       }
     });
   }
 
-  // Weights of depths [d0, d1) for one lane block of a group.
-  void pack_panel_part(std::int64_t g, std::int64_t lb, std::int64_t d0, std::int64_t d1,
-                       bool taps_adjacent) {
-    const std::int64_t lanes = lanes_in_block(lb);
+  // Weights of depths [d0, d1) for `lanes` lanes from lane block lb on.
+  void pack_panels(std::int64_t g, std::int64_t lb, std::int64_t lanes, std::int64_t d0,
+                   std::int64_t d1, bool taps_adjacent) {
     // A group starts at its first output channel, the weight's dimension 0.
-    const std::int64_t k0 = g * (forward_ ? lanes_ : depth_);
+    const std::int64_t k0 = g * (forward_ ? lanes_ : depth_), lane = lb * nr_;
     T* panel = panels_ + (g * lane_blocks_ + lb) * panel_elements();
     const auto source = [&](std::int64_t tap, std::int64_t d) {
-      const std::int64_t lane = lb * nr_;
       return element(weight_, k0 + (forward_ ? lane : d), forward_ ? d : lane, tap / S_, tap % S_);
     };
     if (taps_adjacent) {
       for (std::int64_t d = d0; d < d1; ++d) {
         kernels_.pack({source(0, d), weight_.dtype, 1, lane_stride_}, taps_, lanes, nr_,
-                      panel + d * nr_, depth_ * nr_);
+                      panel + d * nr_, depth_ * nr_, panel_elements());
       }
       return;
     }
     for (std::int64_t tap = 0; tap < taps_; ++tap) {
       kernels_.pack({source(tap, d0), weight_.dtype, depth_stride_, lane_stride_}, d1 - d0, lanes,
-                    nr_, panel + (tap * depth_ + d0) * nr_, nr_);
+                    nr_, panel + (tap * depth_ + d0) * nr_, nr_, panel_elements());
     }
   }
 
@@ -188,12 +183,12 @@ class IndirectPass {
     if (bias_.data == nullptr) return;
     if (depthwise_) {
       kernels_.pack({bias_.data, bias_.dtype, 0, bias_.stride[1]}, 1, groups_, groups_,
-                    packed_bias_, groups_);
+                    packed_bias_, groups_, 0);
       return;
     }
     for (std::int64_t g = 0; g < groups_; ++g) {
       kernels_.pack({element(bias_, 0, g * lanes_, 0, 0), bias_.dtype, 0, bias_.stride[1]}, 1,
-                    lanes_, lane_blocks_ * nr_, packed_bias_ + g * lane_blocks_ * nr_, 0);
+                    lanes_, lane_blocks_ * nr_, packed_bias_ + g * lane_blocks_ * nr_, 0, 0);
     }
   }
 
@@ -220,6 +215,15 @@ class IndirectPass {
       store_in_place_ = channels_in_place<T>(pass.destination_, destination_channels_);
       const std::int64_t width = pass.depthwise_ ? destination_channels_ : pass.nr_;
       tile_ = scratch<T>(Slot::kTile, pass.block_ * width);
+      if (pass.columns_.longest <= 1) {
+        column_offset_.resize(pass.columns_.destinations * pass.S_);
+        for (std::int64_t w = 0; w < pass.columns_.destinations; ++w) {
+          for (std::int64_t s = 0; s < pass.S_; ++s) {
+            const std::int64_t source = pass.columns_.source(w, s);
+            column_offset_[w * pass.S_ + s] = source < 0 ? -1 : source * cache_.pixel_stride();
+          }
+        }
+      }
       h_.resize(pass.block_);
       w_.resize(pass.block_);
       y_.resize(pass.block_);
@@ -245,6 +249,11 @@ class IndirectPass {
       }
       cache_.begin_item(n);
       build_table();
+      if (store_in_place_) {
+        for (std::int64_t i = 0; i < pixels_; ++i) {
+          y_[i] = static_cast<T*>(element(pass_.destination_, n, 0, h_[i], w_[i]));
+        }
+      }
       if (pass_.depthwise_) {
         run_depthwise(n, c);
         return;
@@ -272,8 +281,10 @@ class IndirectPass {
                                static_cast<std::int64_t>(taps_.size())});
         if (pass_.merged_) {
           add_merged_entries(first, m);
-        } else {
+        } else if (pass_.rows_.longest <= 1 && pass_.columns_.longest <= 1) {
           add_entries(first, m);
+        } else {
+          add_entries_of_copies(first, m);
         }
       }
       tile_start_.push_back({static_cast<std::int64_t>(pointers_.size()),
@@ -296,7 +307,45 @@ class IndirectPass {
       }
     }
 
+    // Every (pixel, tap) has one source pixel or none.
     void add_entries(std::int64_t first, int m) {
+      const std::int64_t S = pass_.S_;
+      for (std::int64_t r = 0; r < pass_.R_; ++r) {
+        const T* row[kMostMr];
+        bool any_row = false;
+        for (int i = 0; i < m; ++i) {
+          const std::int64_t h = h_[first + i];
+          if (i > 0 && h == h_[first + i - 1]) {
+            row[i] = row[i - 1];
+            continue;
+          }
+          const std::int64_t source = pass_.rows_.source(h, r);
+          row[i] = source < 0 ? nullptr : cache_.row(source);
+          any_row = any_row || source >= 0;
+        }
+        if (!any_row) continue;
+        std::size_t at = pointers_.size();
+        pointers_.resize(at + S * m);
+        for (std::int64_t s = 0; s < S; ++s) {
+          const T** x = pointers_.data() + at;
+          bool any = false;
+          for (int i = 0; i < m; ++i) {
+            const std::int64_t offset = column_offset_[w_[first + i] * S + s];
+            const bool there = row[i] != nullptr && offset >= 0;
+            x[i] = there ? row[i] + offset : zeros_;
+            any = any || there;
+          }
+          if (!any) continue;
+          taps_.push_back(static_cast<std::int32_t>(r * S + s));
+          at += m;
+        }
+        pointers_.resize(at);
+      }
+    }
+
+    // Input grad of a mode that copies border pixels: a (pixel, tap) may have several sources, and
+    // its tap as many entries.
+    void add_entries_of_copies(std::int64_t first, int m) {
       const AxisMap& rows = pass_.rows_;
       const AxisMap& columns = pass_.columns_;
       const std::int64_t pixel_stride = cache_.pixel_stride();
@@ -346,7 +395,6 @@ class IndirectPass {
       const int vectors = static_cast<int>(ceil_div(lanes, lane_count));
       const std::int64_t channel = g * pass_.lanes_ + lb * pass_.nr_;
       const bool in_place = store_in_place_ && lanes == vectors * lane_count;
-      if (in_place) point_at_destination(n);
       GemmTile<T> tile;
       tile.x_offset = g * pass_.depth_;
       tile.depth = pass_.merged_ ? pass_.S_ * pass_.depth_ : pass_.depth_;
@@ -366,7 +414,6 @@ class IndirectPass {
     }
 
     void run_depthwise(std::int64_t n, const PixelClass& c) {
-      if (store_in_place_) point_at_destination(n);
       DepthwiseTile<T> tile;
       tile.channels = pass_.groups_;
       tile.weight = pass_.panels_;
@@ -391,12 +438,6 @@ class IndirectPass {
         f(first, static_cast<int>(left < pass_.mr_ ? left : pass_.mr_),
           pointers_.data() + tile_start_[t].pointer, taps_.data() + tile_start_[t].tap,
           tile_start_[t + 1].tap - tile_start_[t].tap);
-      }
-    }
-
-    void point_at_destination(std::int64_t n) {
-      for (std::int64_t i = 0; i < pixels_; ++i) {
-        y_[i] = static_cast<T*>(element(pass_.destination_, n, 0, h_[i], w_[i]));
       }
     }
 
@@ -431,6 +472,7 @@ class IndirectPass {
     std::int64_t destination_channels_ = 0, tile_width_ = 0, pixels_ = 0;
     bool store_in_place_ = false;
     T* tile_ = nullptr;
+    std::vector<std::int64_t> column_offset_;  // [column][s]: of its source in a row, or -1
     std::vector<std::int64_t> h_, w_;
     std::vector<T*> y_, tile_y_;
     std::vector<const T*> pointers_;

@@ -227,15 +227,10 @@ class WgradPass {
     void pack_input_row(std::int64_t n, std::int64_t h, std::int64_t slot) {
       if (pass_.merged_) {
         pack_row(pass_.kernels_, pass_.input_, n, h, 0, pass_.channels_, pass_.channels_,
-                 pass_.runs_, x_ + slot * slot_elements_, pass_.channels_);
-        return;
-      }
-      for (std::int64_t b = 0; b < lane_block_count_; ++b) {
-        const std::int64_t left = lane_count_ - b * pass_.nr_;
-        pack_row(pass_.kernels_, pass_.input_, n, h,
-                 group_ * pass_.channels_ + lane0_ + b * pass_.nr_,
-                 left < pass_.nr_ ? left : pass_.nr_, pass_.nr_, pass_.runs_, x_at(b, slot),
-                 pass_.nr_);
+                 pass_.runs_, x_at(0, slot), 0);
+      } else {
+        pack_row(pass_.kernels_, pass_.input_, n, h, group_ * pass_.channels_ + lane0_, lane_count_,
+                 pass_.nr_, pass_.runs_, x_at(0, slot), most_slots_ * slot_elements_);
       }
     }
 
@@ -271,7 +266,7 @@ class WgradPass {
           rows = p_.P - p < count - j ? p_.P - p : count - j;
         }
         pass_.kernels_.pack({element(g, n, k0, p, 0), g.dtype, g.stride[1], g.stride[3]},
-                            pass_.outputs_, rows * p_.Q, rows * p_.Q, grad_ + j * p_.Q, grad_ld_);
+                            pass_.outputs_, rows * p_.Q, rows * p_.Q, grad_ + j * p_.Q, grad_ld_, 0);
         j += rows;
       }
     }
@@ -343,7 +338,7 @@ class WgradPass {
       for (std::int64_t j = 0; j < count; ++j) {
         const std::int64_t n = (first_row + j) / p_.P, p = (first_row + j) % p_.P;
         pass_.kernels_.pack({element(g, n, 0, p, 0), g.dtype, g.stride[3], g.stride[1]}, p_.Q,
-                            pass_.channels_, pass_.nr_, grad_ + j * p_.Q * pass_.nr_, pass_.nr_);
+                            pass_.channels_, pass_.nr_, grad_ + j * p_.Q * pass_.nr_, pass_.nr_, 0);
       }
     }
 
@@ -425,7 +420,7 @@ void rowsum(const ConvPlan& plan, const ConvTensors& t, const Threads& threads) 
       for (std::int64_t row = rows * split / plan.splits; row < last; ++row) {
         const TensorView& g = t.output;
         kernels.pack({element(g, row / p.P, 0, row % p.P, 0), g.dtype, g.stride[3], g.stride[1]},
-                     p.Q, p.K, padded, packed, padded);
+                     p.Q, p.K, padded, packed, padded, 0);
         kernels.add_rows(packed, p.Q, padded, padded, sum);
       }
     }
