@@ -47,9 +47,10 @@ help:
 demo: $(STAMPS)/convext
 	@"$(VENV)/bin/convext" demo $(DEMO_ARGS)
 
+# Two threads for each of pytest's processes: more of both would only stand in each other's way.
 test: $(STAMPS)/test $(NATIVE_TESTS)
 	$(if $(NATIVE_TESTS),@$(NATIVE_TESTS))
-	@$(PY) -m pytest $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=2 $(PY) -m pytest -n auto --maxprocesses 8 $(PYTEST_ARGS)
 
 bench: $(STAMPS)/convext
 	@"$(VENV)/bin/convext" bench $(BENCH_ARGS)
