@@ -8,7 +8,6 @@ from collections import OrderedDict
 
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 BATCH = 32
@@ -43,7 +42,13 @@ class Training:
 
 
 def load(seed: int) -> Digits:
-    """The digits in an order that the seed decides."""
+    """The digits in an order that the seed decides.
+
+    Raises:
+        ModuleNotFoundError: without scikit-learn.
+    """
+    from sklearn.datasets import load_digits  # only this needs it, and it is slow to import
+
     bunch = load_digits()
     images = torch.from_numpy(bunch.images).reshape(-1, 1, 8, 8)
     labels = torch.from_numpy(bunch.target).long()

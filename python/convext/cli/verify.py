@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -170,7 +171,7 @@ def run_tasks(tasks: list[Task]) -> Outcome:
     ) as progress:
         bar = progress.add_task("", total=len(tasks), now="")
         for task in tasks:
-            progress.update(bar, now=task.force or str(task.problem.dtype))
+            progress.update(bar, now=task.force.split("=")[-1] or str(task.problem.dtype))
             _run_task(task, outcome)
             progress.advance(bar)
     return outcome
@@ -209,7 +210,14 @@ def _run_task(task: Task, outcome: Outcome) -> None:
 
 
 def _kernels(dtypes: list[torch.dtype]) -> list[Kernel]:
-    return [k for k in _C.kernels() if k["runnable"] and getattr(torch, k["dtype"]) in dtypes]
+    """The kernels that have to be reached: all that this machine can run, whatever it would choose;
+    or, where CONVEXT_CPU_ISA names an instruction set, those of that one."""
+    kernels = [k for k in _C.kernels() if k["runnable"] and getattr(torch, k["dtype"]) in dtypes]
+    if os.environ.get("CONVEXT_CPU_ISA"):
+        # Plain loops, the same in every instruction set, are called scalar.
+        suffixes = (f"_{_C.active_isa()}", "_scalar")
+        kernels = [k for k in kernels if k["name"].endswith(suffixes)]
+    return [dict(kernel) for kernel in kernels]
 
 
 def _forced(kernel: Kernel) -> tuple[str, str]:
