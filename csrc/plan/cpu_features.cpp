@@ -1,5 +1,8 @@
 #include "cpu_features.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <cstdlib>
 #include <stdexcept>
 
@@ -9,10 +12,14 @@ namespace {
 constexpr Isa kBestFirst[] = {Isa::kAvx512, Isa::kAvx2, Isa::kGeneric};
 
 #if defined(__x86_64__)
+// Clang's builtin knows F16C only since version 18. It needs the same registers as AVX2.
+bool cpu_has_f16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid(1, &eax, &ebx, &ecx, &edx) && (ecx & bit_F16C) != 0;
+}
 // The compiler's builtins also ask the operating system whether it saves the wide registers.
 bool cpu_has_avx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && cpu_has_f16c();
 }
 bool cpu_has_avx512() {
   return cpu_has_avx2() && __builtin_cpu_supports("avx512f") &&
@@ -33,7 +40,7 @@ std::vector<std::pair<std::string, bool>> cpu_features() {
   CONVEXT_FEATURE("avx");
   CONVEXT_FEATURE("avx2");
   CONVEXT_FEATURE("fma");
-  CONVEXT_FEATURE("f16c");
+  features.emplace_back("f16c", cpu_has_f16c());
   CONVEXT_FEATURE("avx512f");
   CONVEXT_FEATURE("avx512bw");
   CONVEXT_FEATURE("avx512cd");
