@@ -108,14 +108,14 @@ def conv2d_backward(grad_output: Tensor, input: Tensor, weight: Tensor, *args: A
 def _conv2d_below(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
     """Autograd and below: records the call if a gradient is needed, and runs the kernel."""
     if torch.is_grad_enabled() and _any_requires_grad(input, weight, bias):
-        return _apply_conv2d(input, weight, bias, *args)
+        return _apply_conv2d(input, weight, bias, args)
     with _AutoDispatchBelowAutograd():
         return _conv2d_op(input, weight, bias, *args)
 
 
 def _conv2d_backward_below(grad_output: Tensor, input: Tensor, weight: Tensor, *args: Any) -> Grads:
     if torch.is_grad_enabled() and _any_requires_grad(grad_output, input, weight):
-        return _apply_conv2d_backward(grad_output, input, weight, *args)
+        return _apply_conv2d_backward(grad_output, input, weight, args)
     with _AutoDispatchBelowAutograd():
         return _conv2d_backward_op(grad_output, input, weight, *args)
 
@@ -134,7 +134,9 @@ class _Conv2d(torch.autograd.Function):
     """A convolution that saves its operands; its derivative is ``conv2d_backward``."""
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, args: tuple[Any, ...]
+    ) -> Tensor:
         ctx.save_for_backward(input, weight)
         ctx.args = args
         with _AutoDispatchBelowAutograd():
@@ -143,9 +145,8 @@ class _Conv2d(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         input, weight = ctx.saved_tensors
-        output_mask = list(ctx.needs_input_grad[:3])
-        grads = conv2d_backward(grad_output, input, weight, *ctx.args, output_mask)
-        return (*grads, *([None] * len(ctx.args)))
+        grads = conv2d_backward(grad_output, input, weight, *ctx.args, ctx.needs_input_grad[:3])
+        return (*grads, None)
 
 
 class _Conv2dBackward(torch.autograd.Function):
@@ -157,7 +158,9 @@ class _Conv2dBackward(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, grad_output: Tensor, input: Tensor, weight: Tensor, *args: Any) -> Grads:
+    def forward(
+        ctx: Any, grad_output: Tensor, input: Tensor, weight: Tensor, args: tuple[Any, ...]
+    ) -> Grads:
         ctx.set_materialize_grads(False)  # a gradient nobody asked for costs nothing
         ctx.save_for_backward(grad_output, input, weight)
         ctx.args = args
@@ -190,11 +193,13 @@ class _Conv2dBackward(torch.autograd.Function):
         if needs_weight and grad_grad_input is not None:
             mask = [False, True, False]
             grads[2] = conv2d_backward(grad_output, grad_grad_input, weight, *args, mask)[1]
-        return (*grads, *([None] * len(ctx.args)))
+        return (*grads, None)
 
 
-_apply_conv2d: Callable[..., Tensor] = _Conv2d.apply
-_apply_conv2d_backward: Callable[..., Grads] = _Conv2dBackward.apply
+# The C++ half of ``Function.apply``: the Python half serves function transforms, under which
+# neither of these is called.
+_apply_conv2d: Callable[..., Tensor] = super(torch.autograd.Function, _Conv2d).apply
+_apply_conv2d_backward: Callable[..., Grads] = super(torch.autograd.Function, _Conv2dBackward).apply
 
 
 def _is_transformed() -> bool:

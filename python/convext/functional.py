@@ -9,10 +9,11 @@ from __future__ import annotations
 import operator
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.jit._trace import TracerWarning
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from . import _ops
@@ -106,10 +107,12 @@ def conv2d(
             groups,
             padding_mode=padding_mode,
         )
-    _check_tensor("input", 1, input)
-    _check_tensor("weight", 2, weight)
-    if bias is not None:
-        _check_tensor("bias", 3, bias)
+    if not (
+        isinstance(input, Tensor)
+        and isinstance(weight, Tensor)
+        and (bias is None or isinstance(bias, Tensor))
+    ):
+        _raise_no_tensor(input, weight, bias)
     rank = input.dim()
     if rank not in (3, 4):
         raise RuntimeError(
@@ -155,12 +158,14 @@ def normalised_geometry(
     return strides, pads, dilations, _integer("groups", groups)
 
 
-def _check_tensor(name: str, position: int, value: object) -> None:
-    if not isinstance(value, Tensor):
-        raise TypeError(
-            f"conv2d(): argument {name!r} (position {position}) must be Tensor, "
-            f"not {type(value).__name__}"
-        )
+def _raise_no_tensor(*values: object) -> NoReturn:
+    for position, (name, value) in enumerate(zip(("input", "weight", "bias"), values, strict=True)):
+        if not isinstance(value, Tensor):
+            raise TypeError(
+                f"conv2d(): argument {name!r} (position {position + 1}) must be Tensor, "
+                f"not {type(value).__name__}"
+            )
+    raise AssertionError("all are tensors")
 
 
 def _integer(name: str, value: Any) -> int:
@@ -180,6 +185,8 @@ def _pair(name: str, value: Any) -> tuple[int, ...]:
     """``value`` for height and width; a list of one counts for both."""
     if type(value) is int:
         return (value, value)
+    if type(value) is tuple and len(value) == 2 and type(value[0]) is type(value[1]) is int:
+        return value  # what modules hold, without the cost of looking closer
     if not isinstance(value, (tuple, list)):
         value = _integer(name, value)
         return (value, value)
@@ -217,6 +224,6 @@ def _kernel_size(weight: Tensor) -> list[int]:
         # torch.jit.trace hands out sizes as tensors. A kernel's are constants of the trace, as the
         # kernel itself is, so there is nothing to warn of.
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)
+            warnings.simplefilter("ignore", TracerWarning)
             sizes = [int(size) for size in sizes]
     return sizes
