@@ -12,7 +12,7 @@
 namespace convext {
 
 enum class Pass : std::uint8_t { kFprop, kDgrad, kWgrad, kBgrad };
-enum class Algorithm : std::uint8_t { kReference, kIndirect, kOuter, kDepthwise, kRowsum };
+enum class Algorithm : std::uint8_t { kReference, kIndirect, kIm2col, kOuter, kDepthwise, kRowsum };
 enum class Isa : std::uint8_t { kGeneric, kAvx2, kAvx512 };
 
 const char* to_string(Pass pass);
@@ -25,8 +25,9 @@ struct KernelInfo {
   Algorithm algorithm;
   DType dtype;
   Isa isa;
-  int mr = 1;  // rows of the register tile: pixels, or output channels in wgrad
-  int nr = 1;  // columns of the register tile: channels
+  const char* layout = "any";  // of input and weight: any, nchw
+  int mr = 1;  // rows of the register tile: pixels, or output channels in wgrad and im2col
+  int nr = 1;  // columns of the register tile: channels, or pixels in im2col
   std::string name;  // pass_algorithm_dtype_layout_tile_arch
   int index = 0;     // position in the table
 };

@@ -1,6 +1,6 @@
 #include "conv_problem.h"
 
-#include <limits>
+#include <initializer_list>
 #include <sstream>
 #include <stdexcept>
 
@@ -82,6 +82,36 @@ std::string format_sizes(const std::vector<std::int64_t>& sizes) {
   return out.str();
 }
 
+Layout layout_of(const TensorView& view) {
+  const auto dense_in_order = [&](const int (&order)[4]) {
+    std::int64_t expected = 1;
+    for (int d : order) {
+      if (view.size[d] != 1 && view.stride[d] != expected) return false;
+      expected *= view.size[d];
+    }
+    return true;
+  };
+  if (dense_in_order({3, 2, 1, 0})) return Layout::kContiguous;
+  if (dense_in_order({1, 3, 2, 0})) return Layout::kChannelsLast;
+  return Layout::kStrided;
+}
+
+Layout parse_layout(const std::string& name) {
+  for (Layout layout : {Layout::kContiguous, Layout::kChannelsLast, Layout::kStrided}) {
+    if (name == to_string(layout)) return layout;
+  }
+  fail("a layout must be one of contiguous, channels_last, strided, but got '" + name + "'");
+}
+
+const char* to_string(Layout layout) {
+  switch (layout) {
+    case Layout::kContiguous: return "contiguous";
+    case Layout::kChannelsLast: return "channels_last";
+    case Layout::kStrided: return "strided";
+  }
+  return "?";
+}
+
 PaddingMode parse_padding_mode(const std::string& name) {
   if (name == "zeros") return PaddingMode::kZeros;
   if (name == "reflect") return PaddingMode::kReflect;
@@ -133,6 +163,8 @@ ConvProblem make_conv_problem(const ConvArguments& a) {
 
   ConvProblem p;
   p.dtype = a.dtype;
+  p.input_layout = a.input_layout;
+  p.weight_layout = a.weight_layout;
   p.padding_mode = parse_padding_mode(a.padding_mode);
   p.groups = a.groups;
   p.N = a.input_size[0];
@@ -206,10 +238,15 @@ ConvProblem make_conv_problem(const ConvArguments& a) {
   p.P = (h.padded - h.effective) / p.stride_h + 1;
   p.Q = (w.padded - w.effective) / p.stride_w + 1;
 
-  // Byte counts of all three tensors fit int64_t, so no later product can wrap.
-  const char* what = "the output";
-  const std::int64_t pixels = checked_mul(checked_mul(p.P, p.Q, what), p.N ? p.N : 1, what);
-  checked_mul(checked_mul(pixels, p.K ? p.K : 1, what), 16, what);
+  // Byte counts of all three tensors fit int64_t, with room for rounding up to tiles, so no later
+  // product can wrap.
+  const auto check_size = [](const char* what, std::initializer_list<std::int64_t> extents) {
+    std::int64_t bytes = 4096;
+    for (std::int64_t extent : extents) bytes = checked_mul(bytes, extent ? extent : 1, what);
+  };
+  check_size("the input", {p.N, p.C, p.H, p.W});
+  check_size("the weight", {p.K, a.weight_size[1], p.R, p.S});
+  check_size("the output", {p.N, p.K, p.P, p.Q});
   return p;
 }
 
@@ -231,7 +268,8 @@ std::string to_string(const ConvProblem& p) {
       << p.pad_left << ", " << p.pad_right << ", " << p.pad_top << ", " << p.pad_bottom
       << "), stride=(" << p.stride_h << ", " << p.stride_w << "), dilation=(" << p.dilation_h << ", "
       << p.dilation_w << "), groups=" << p.groups << ", padding_mode='" << to_string(p.padding_mode)
-      << "', dtype=" << to_string(p.dtype) << ")";
+      << "', dtype=" << to_string(p.dtype) << ", layouts=(" << to_string(p.input_layout) << ", "
+      << to_string(p.weight_layout) << "))";
   return out.str();
 }
 

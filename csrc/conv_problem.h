@@ -16,6 +16,10 @@
 
 namespace convext {
 
+// How a tensor lies in memory. A dense tensor that is both (one channel, one pixel) counts as
+// contiguous.
+enum class Layout : std::uint8_t { kContiguous, kChannelsLast, kStrided };
+
 enum class PaddingMode : std::uint8_t { kZeros, kReflect, kReplicate, kCircular };
 
 // What a caller hands over, unchecked.
@@ -28,6 +32,8 @@ struct ConvArguments {
   std::int64_t groups = 1;
   std::string padding_mode = "zeros";
   DType dtype = DType::kFloat32;
+  Layout input_layout = Layout::kContiguous;
+  Layout weight_layout = Layout::kContiguous;
 };
 
 struct ConvProblem {
@@ -40,6 +46,8 @@ struct ConvProblem {
   std::int64_t groups = 1;
   PaddingMode padding_mode = PaddingMode::kZeros;
   DType dtype = DType::kFloat32;
+  Layout input_layout = Layout::kContiguous;
+  Layout weight_layout = Layout::kContiguous;
 
   std::int64_t channels_per_group() const { return C / groups; }  // of the input
   std::int64_t outputs_per_group() const { return K / groups; }
@@ -55,6 +63,9 @@ ConvProblem make_conv_problem(const ConvArguments& arguments);
 void check_bias(const ConvProblem& problem, const std::vector<std::int64_t>& weight_size,
                 const std::vector<std::int64_t>& bias_size);
 
+Layout layout_of(const TensorView& view);
+Layout parse_layout(const std::string& name);
+const char* to_string(Layout layout);
 PaddingMode parse_padding_mode(const std::string& name);
 const char* to_string(PaddingMode mode);
 const char* to_string(DType dtype);

@@ -1,9 +1,10 @@
-// fprop_indirect, dgrad_indirect: convolution as a GEMM over pointers
+// fprop_indirect, dgrad_indirect, fprop_im2col: convolution as a GEMM over pointers
 //
 // computes  y[pixel][lane] = bias[lane] + sum_{entry, d} x[entry][pixel][d] * w[tap(entry)][d][lane]
 //           GEMM view: gemm_m = pixels, gemm_n = lanes, gemm_k = entries x depth. In fprop a pixel
 //           is an output pixel, d runs over input channels and lanes over output channels; in dgrad
-//           a pixel is an input pixel and the two kinds of channel change places.
+//           a pixel is an input pixel and the two kinds of channel change places. fprop_im2col
+//           (run_im2col.cpp) turns it round: rows are output channels, x their weights, lanes pixels.
 // owns      one call: mr pixels x vectors*lanes channels, summed completely, in the order of the
 //           entries and then of d. The order does not depend on mr, so a pixel gets the same bits in
 //           whichever tile it falls.
@@ -56,9 +57,10 @@ __attribute__((noinline)) void gemm_indirect(const GemmTile<T>& tile) {
   // Epilogue.
 #pragma GCC unroll 4
   for (int v = 0; v < Vectors; ++v) {
-    const Vec<T> bias = load(tile.bias + v * kLanes<T>);
+    const Vec<T> lane_bias = tile.bias_by_row ? Vec<T>{} : load(tile.bias + v * kLanes<T>);
 #pragma GCC unroll 8
     for (int m = 0; m < Mr; ++m) {
+      const Vec<T> bias = tile.bias_by_row ? broadcast(tile.bias[m]) : lane_bias;
       store(tile.y[m] + tile.y_offset + v * kLanes<T>, sum[m][v] + bias);
     }
   }

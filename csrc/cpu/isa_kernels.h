@@ -8,18 +8,19 @@
 
 namespace convext {
 
-// fprop_indirect / dgrad_indirect: one register tile. See gemm_indirect.h.
+// fprop_indirect, dgrad_indirect, fprop_im2col: one register tile. See gemm_indirect.h.
 template <class T>
 struct GemmTile {
-  const T* const* x;        // [entries][mr]: where each tap finds each pixel's channels
+  const T* const* x;        // [entries][mr]: where each tap finds each row's values
   const std::int32_t* tap;  // [entries]: which tap's weights an entry uses
   std::int64_t entries;
   std::int64_t x_offset;    // added to every pointer in x: the group's first channel
   std::int64_t depth;       // channels summed over
   const T* panel;           // [taps][depth][nr] packed weights
-  const T* bias;            // [nr]; zeros where there is none
-  T* const* y;              // [mr]: where each pixel's results go
-  std::int64_t y_offset;    // added to every pointer in y: the block's first channel
+  const T* bias;            // [nr], or [mr] if bias_by_row; zeros where there is none
+  bool bias_by_row;
+  T* const* y;              // [mr]: where each row's results go
+  std::int64_t y_offset;    // added to every pointer in y
 };
 
 // fprop_depthwise / dgrad_depthwise: mr pixels, all channels. See depthwise_indirect.h.

@@ -8,6 +8,10 @@ namespace convext {
 
 const IsaKernels& isa_kernels(Isa isa);
 
+// For tests: runs other kernels of the same tiles in an instruction set's place, until nullptr
+// takes them back. Not while anything else runs.
+void replace_isa_kernels(Isa isa, const IsaKernels* kernels);
+
 template <class T>
 const ComputeKernels<T>& compute_kernels(Isa isa) {
   if constexpr (sizeof(T) == 8) {

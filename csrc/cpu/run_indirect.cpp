@@ -400,6 +400,7 @@ class IndirectPass {
       tile.depth = pass_.merged_ ? pass_.S_ * pass_.depth_ : pass_.depth_;
       tile.panel = pass_.panels_ + unit * pass_.panel_elements();
       tile.bias = pass_.packed_bias_ + unit * pass_.nr_;
+      tile.bias_by_row = false;
       tile.y_offset = in_place ? channel : 0;
       T* const* y = in_place ? y_.data() : tile_y_.data();
       for_each_tile([&](std::int64_t first, int m, const T* const* x, const std::int32_t* tap,

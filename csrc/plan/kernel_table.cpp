@@ -13,19 +13,49 @@ std::string one_channel_groups(const ConvProblem& p) {
          std::to_string(p.channels_per_group()) + " and " + std::to_string(p.outputs_per_group());
 }
 
+std::string contiguous_planes(const ConvProblem& p) {
+  if (p.input_layout != Layout::kContiguous || p.weight_layout != Layout::kContiguous) {
+    return std::string("needs a contiguous input and weight, they are ") +
+           to_string(p.input_layout) + " and " + to_string(p.weight_layout);
+  }
+  constexpr std::int64_t kFewestPixels = 8;  // below, most lanes of a pixel vector would be empty
+  if (p.P * p.Q < kFewestPixels) {
+    return "needs " + std::to_string(kFewestPixels) + " output pixels an image, there are " +
+           std::to_string(p.P * p.Q);
+  }
+  return "";
+}
+
+std::string always(const ConvProblem&, const PlanOptions&) { return ""; }
+
+std::string pointwise_or_few_pixels(const ConvProblem& p, const PlanOptions& options) {
+  const bool pointwise = p.taps() == 1 && p.stride_h == 1 && p.stride_w == 1;
+  constexpr std::int64_t kPlane = 100;  // pixels that fill the vectors of an image
+  if (pointwise && p.P * p.Q >= kPlane) return "";
+  // Packing the weights, which this kernel need not, would cost more than multiplying them.
+  constexpr std::int64_t kFewPixels = 256;
+  if (options.batch_invariant) return "whether pixels are few is not asked under batch_invariant";
+  if (p.N * p.P * p.Q <= kFewPixels) return "";
+  return "worth it for 1x1 kernels of stride 1 on images of " + std::to_string(kPlane) +
+         " pixels and more, and for up to " + std::to_string(kFewPixels) +
+         " pixels in all, there are " + std::to_string(p.N * p.P * p.Q);
+}
+
 struct Row {
   Pass pass;
   Algorithm algorithm;
+  const char* layout;
   bool all_dtypes;
   int mr;
   int vectors[3];  // AVX-512, AVX2, generic; 0: scalar
   KernelRule rule;
+  KernelWorth worth;
 };
 
 constexpr bool Floats = false, All = true;
 constexpr Row kRows[] = {
-#define CONVEXT_KERNEL(pass, algorithm, storage, mr, v512, v2, vgeneric, rule) \
-  {Pass::k##pass, Algorithm::k##algorithm, storage, mr, {v512, v2, vgeneric}, rule},
+#define CONVEXT_KERNEL(pass, algorithm, layout, storage, mr, v512, v2, vgeneric, rule, worth) \
+  {Pass::k##pass, Algorithm::k##algorithm, #layout, storage, mr, {v512, v2, vgeneric}, rule, worth},
 #include "../kernels.def"
 #undef CONVEXT_KERNEL
 };
@@ -55,6 +85,7 @@ int register_bytes(Isa isa) { return isa == Isa::kAvx512 ? 64 : isa == Isa::kAvx
 struct Table {
   std::vector<KernelInfo> kernels;
   std::vector<KernelRule> rules;
+  std::vector<KernelWorth> worths;
 };
 
 void add(Table* table, const Row& row, DType dtype, Isa isa, int vectors) {
@@ -63,15 +94,17 @@ void add(Table* table, const Row& row, DType dtype, Isa isa, int vectors) {
   kernel.algorithm = row.algorithm;
   kernel.dtype = dtype;
   kernel.isa = isa;
+  kernel.layout = row.layout;
   kernel.mr = row.mr;
   // Half types are summed in float32 lanes.
   kernel.nr = vectors ? vectors * register_bytes(isa) / (dtype == DType::kFloat64 ? 8 : 4) : 1;
   kernel.name = std::string(to_string(row.pass)) + "_" + to_string(row.algorithm) + "_" +
-                short_name(dtype) + "_any_" + std::to_string(kernel.mr) + "x" +
+                short_name(dtype) + "_" + row.layout + "_" + std::to_string(kernel.mr) + "x" +
                 std::to_string(kernel.nr) + "_" + (vectors ? to_string(isa) : "scalar");
   kernel.index = static_cast<int>(table->kernels.size());
   table->kernels.push_back(kernel);
   table->rules.push_back(row.rule);
+  table->worths.push_back(row.worth);
 }
 
 Table make_table() {
@@ -102,6 +135,7 @@ const Table& table() {
 
 const std::vector<KernelInfo>& kernel_table() { return table().kernels; }
 KernelRule kernel_rule(const KernelInfo& kernel) { return table().rules[kernel.index]; }
+KernelWorth kernel_worth(const KernelInfo& kernel) { return table().worths[kernel.index]; }
 
 const char* to_string(Pass pass) {
   switch (pass) {
@@ -117,6 +151,7 @@ const char* to_string(Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::kReference: return "reference";
     case Algorithm::kIndirect: return "indirect";
+    case Algorithm::kIm2col: return "im2col";
     case Algorithm::kOuter: return "outer";
     case Algorithm::kDepthwise: return "depthwise";
     case Algorithm::kRowsum: return "rowsum";

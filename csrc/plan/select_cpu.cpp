@@ -1,4 +1,4 @@
-// Chooses a kernel: the table's order within the pass, first whose rule accepts the problem. Every
+// Chooses a kernel: the table's order within the pass, first that can run the problem and is worth it. Every
 // refusal is kept with its reason. Then the blocking, by shape alone.
 #include <atomic>
 #include <cstdlib>
@@ -51,7 +51,7 @@ void validate_force(const std::string& spec) {
     if (!known) {
       throw std::runtime_error(
           "CONVEXT_PLAN / force_plan: '" + part +
-          "' names no kernel of the table; give an algorithm (reference, indirect, outer, "
+          "' names no kernel of the table; give an algorithm (reference, indirect, im2col, outer, "
           "depthwise, rowsum) or a kernel name, optionally with its pass, as in "
           "'fprop=indirect,wgrad=reference'");
     }
@@ -107,6 +107,17 @@ void block_pixels(ConvPlan* plan) {
       p.groups * ceil_div(lanes, plan->kernel->nr) * plan->kernel->nr * p.taps() * depth * element;
 }
 
+// The columns of a work item's pixels, all of their taps and channels, stay in a quarter megabyte.
+void block_im2col(ConvPlan* plan) {
+  const ConvProblem& p = plan->problem;
+  const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
+  const std::int64_t panel = p.channels_per_group() * p.taps() * plan->kernel->nr * element;
+  plan->pixel_block = plan->kernel->nr * clamp((256 << 10) / panel, 1, 8);
+  const bool weights_in_place = p.dtype == DType::kFloat32 || p.dtype == DType::kFloat64;
+  plan->workspace_bytes =
+      weights_in_place ? 0 : p.K * p.channels_per_group() * p.taps() * element;
+}
+
 std::mutex options_mutex;
 std::string& forced_plan_storage() {
   static std::string value = [] {
@@ -138,13 +149,14 @@ ConvPlan make_plan(const ConvProblem& problem, Pass pass, const PlanOptions& opt
       plan.refused.emplace_back(kernel.name, "not the forced '" + force.text + "'");
       continue;
     }
-    const std::string why = kernel_rule(kernel)(problem);
+    std::string why = kernel_rule(kernel)(problem);
+    if (why.empty() && force.text.empty()) why = kernel_worth(kernel)(problem, options);
     if (!why.empty()) {
       plan.refused.emplace_back(kernel.name, why);
       continue;
     }
     plan.kernel = &kernel;
-    plan.reason = force.text.empty() ? "first in the table's order that can run the problem"
+    plan.reason = force.text.empty() ? "first in the table's order that can run the problem and is worth it"
                                      : "forced by '" + force.text + "'";
     break;
   }
@@ -158,7 +170,11 @@ ConvPlan make_plan(const ConvProblem& problem, Pass pass, const PlanOptions& opt
   if (plan.kernel->algorithm != Algorithm::kReference) {
     if (pass == Pass::kWgrad) block_wgrad(&plan);
     if (pass == Pass::kBgrad) block_bgrad(&plan);
-    if (pass == Pass::kFprop || pass == Pass::kDgrad) block_pixels(&plan);
+    if (plan.kernel->algorithm == Algorithm::kIm2col) {
+      block_im2col(&plan);
+    } else if (pass == Pass::kFprop || pass == Pass::kDgrad) {
+      block_pixels(&plan);
+    }
   }
   return plan;
 }

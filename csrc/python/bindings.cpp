@@ -38,9 +38,11 @@ ConvProblem make_problem(const std::vector<std::int64_t>& input_size,
                          const std::vector<std::int64_t>& stride,
                          const std::vector<std::int64_t>& padding,
                          const std::vector<std::int64_t>& dilation, std::int64_t groups,
-                         const std::string& padding_mode, const std::string& dtype) {
+                         const std::string& padding_mode, const std::string& dtype,
+                         const std::string& input_layout, const std::string& weight_layout) {
   return convext::make_conv_problem({input_size, weight_size, stride, padding, dilation, groups,
-                                     padding_mode, parse_dtype(dtype)});
+                                     padding_mode, parse_dtype(dtype), convext::parse_layout(input_layout),
+                                     convext::parse_layout(weight_layout)});
 }
 
 ConvPlan make_plan(const ConvProblem& problem, const std::string& pass, const std::string& force) {
@@ -73,7 +75,7 @@ py::list kernels() {
     row["pass"] = convext::to_string(kernel.pass);
     row["algorithm"] = convext::to_string(kernel.algorithm);
     row["dtype"] = convext::to_string(kernel.dtype);
-    row["layout"] = "any";
+    row["layout"] = kernel.layout;
     row["tile"] = std::to_string(kernel.mr) + "x" + std::to_string(kernel.nr);
     row["arch"] = convext::to_string(kernel.isa);
     row["mr"] = kernel.mr;
@@ -96,7 +98,8 @@ PYBIND11_MODULE(_C, m) {
               py::arg("stride") = std::vector<std::int64_t>{1, 1},
               py::arg("padding") = std::vector<std::int64_t>{0, 0},
               py::arg("dilation") = std::vector<std::int64_t>{1, 1}, py::arg("groups") = 1,
-              py::arg("padding_mode") = "zeros", py::arg("dtype") = "float32");
+              py::arg("padding_mode") = "zeros", py::arg("dtype") = "float32",
+              py::arg("input_layout") = "contiguous", py::arg("weight_layout") = "contiguous");
 #define CONVEXT_FIELD(name) problem.def_readonly(#name, &ConvProblem::name)
   CONVEXT_FIELD(N);
   CONVEXT_FIELD(C);
@@ -121,6 +124,12 @@ PYBIND11_MODULE(_C, m) {
       "padding_mode", [](const ConvProblem& p) { return convext::to_string(p.padding_mode); });
   problem.def_property_readonly("dtype",
                                 [](const ConvProblem& p) { return convext::to_string(p.dtype); });
+  problem.def_property_readonly("input_layout", [](const ConvProblem& p) {
+    return convext::to_string(p.input_layout);
+  });
+  problem.def_property_readonly("weight_layout", [](const ConvProblem& p) {
+    return convext::to_string(p.weight_layout);
+  });
   problem.def("__repr__", [](const ConvProblem& p) { return convext::to_string(p); });
 
   py::class_<ConvPlan>(m, "Plan")

@@ -259,10 +259,16 @@ struct Geometry {
   std::string padding_mode;
 };
 
+// The ranks are checked with the rest of the geometry, later.
+Layout layout_of_tensor(const Tensor& tensor) {
+  return tensor.dim() == 4 ? layout_of(view_at(nullptr, tensor, DType::kFloat32)) : Layout::kStrided;
+}
+
 ConvProblem problem_of(const Tensor& input, const Tensor& weight, const Geometry& geometry,
                        DType dtype) {
   return make_conv_problem({sizes_of(input), sizes_of(weight), geometry.stride, geometry.padding,
-                            geometry.dilation, geometry.groups, geometry.padding_mode, dtype});
+                            geometry.dilation, geometry.groups, geometry.padding_mode, dtype,
+                            layout_of_tensor(input), layout_of_tensor(weight)});
 }
 
 void check_cpu(const Tensor& tensor, const char* argument) {

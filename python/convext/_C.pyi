@@ -34,6 +34,8 @@ class ConvProblem:
         groups: int = 1,
         padding_mode: str = "zeros",
         dtype: str = "float32",
+        input_layout: str = "contiguous",
+        weight_layout: str = "contiguous",
     ) -> None: ...
     @property
     def N(self) -> int: ...
@@ -75,6 +77,10 @@ class ConvProblem:
     def padding_mode(self) -> str: ...
     @property
     def dtype(self) -> str: ...
+    @property
+    def input_layout(self) -> str: ...
+    @property
+    def weight_layout(self) -> str: ...
 
 class Plan:
     """What will run for one pass of a problem, and why."""

@@ -102,6 +102,15 @@ def forced_plan() -> str:
     return _C.forced_plan()
 
 
+def layout_of(tensor: Tensor) -> str:
+    """``"contiguous"``, ``"channels_last"`` or ``"strided"``, as a plan sees a 4-d tensor."""
+    if tensor.is_contiguous():
+        return "contiguous"
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return "channels_last"
+    return "strided"
+
+
 def explain(
     input: Tensor,
     weight: Tensor,
@@ -115,7 +124,7 @@ def explain(
 ) -> _C.Plan:
     """The plan of a convolution on the CPU: the kernel that would run, and why not the others.
 
-    Only shapes and dtype count; meta tensors will do. A complex convolution is several real ones,
+    Only shapes, layouts and dtype count; meta tensors will do. A complex convolution is several real ones,
     whose plan this is.
 
     >>> image, weight = torch.empty(1, 64, 56, 56), torch.empty(64, 64, 3, 3)
@@ -145,5 +154,7 @@ def explain(
         groups,
         padding_mode,
         str(dtype).removeprefix("torch."),
+        layout_of(input if input.dim() != 3 else input.unsqueeze(0)),
+        layout_of(weight),
     )
     return _C.plan(problem, PASSES[direction])

@@ -285,6 +285,7 @@ class Problem:
         from convext import _C
 
         real = self.dtype.to_real() if self.dtype.is_complex else self.dtype
+        layout = self.layout if self.layout in ("contiguous", "channels_last") else "strided"
         return _C.ConvProblem(
             self.input_size,
             self.weight_size,
@@ -294,6 +295,8 @@ class Problem:
             groups=self.groups,
             padding_mode=self.padding_mode,
             dtype=str(real).removeprefix("torch."),
+            input_layout={"mixed": "channels_last"}.get(self.layout, layout),
+            weight_layout={"mixed": "contiguous"}.get(self.layout, layout),
         )
 
     def _convolve(self, conv2d: Convolution) -> Convolution:
