@@ -16,7 +16,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 DEMO_ARGS ?=
 
-SHELL := /bin/bash
+SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
@@ -29,11 +29,7 @@ PIP := $(PY) -m pip --quiet --quiet
 STAMPS := $(VENV)/stamps
 BUILD_TOOLS := "scikit-build-core>=0.11" "pybind11>=2.13" "cmake>=3.24" "ninja>=1.11"
 SOURCES := pyproject.toml CMakeLists.txt $(shell find csrc -type f 2>/dev/null)
-NATIVE_SOURCES := $(wildcard tests/native/*)
-NATIVE_TESTS := $(if $(NATIVE_SOURCES),build/native/convext_native_tests)
 CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cuh' '*.cu')
-CMAKE_LINES = "$(VENV)/bin/cmake" -S . -G Ninja -DCMAKE_MAKE_PROGRAM="$(abspath $(VENV))/bin/ninja" \
-	-DPython_EXECUTABLE="$(abspath $(PY))" -DCMAKE_BUILD_TYPE=Release --log-level=WARNING
 
 help:
 	@echo "make demo    install, then train a small CNN with nn.Conv2d and with ConvExt2d side by side"
@@ -48,8 +44,7 @@ demo: $(STAMPS)/convext
 	@"$(VENV)/bin/convext" demo $(DEMO_ARGS)
 
 # Two threads for each of pytest's processes: more of both would only stand in each other's way.
-test: $(STAMPS)/test $(NATIVE_TESTS)
-	$(if $(NATIVE_TESTS),@$(NATIVE_TESTS))
+test: $(STAMPS)/test
 	@OMP_NUM_THREADS=2 $(PY) -m pytest -n auto --maxprocesses 8 $(PYTEST_ARGS)
 
 bench: $(STAMPS)/convext
@@ -63,7 +58,8 @@ lint: $(STAMPS)/dev
 	"$(VENV)/bin/mypy"
 	"$(VENV)/bin/clang-format" --dry-run -Werror $(CXX_FILES)
 	@echo "building with warnings as errors"
-	@$(CMAKE_LINES) -B build/lint -DCONVEXT_WERROR=ON $(if $(NATIVE_TESTS),-DCONVEXT_BUILD_NATIVE_TESTS=ON)
+	@"$(VENV)/bin/cmake" -S . -B build/lint -G Ninja --log-level=WARNING -DCONVEXT_WERROR=ON \
+	  -DCMAKE_MAKE_PROGRAM="$(abspath $(VENV))/bin/ninja" -DPython_EXECUTABLE="$(abspath $(PY))"
 	@"$(VENV)/bin/cmake" --build build/lint -- --quiet
 	@if nm -C --defined-only $$(ls build/lint/CMakeFiles/convext_core.dir/csrc/cpu/isa_{avx512,avx2,generic}.cpp.o 2>/dev/null) | grep ' W '; then \
 	  echo "These functions of an ISA unit could replace those of other units: give them internal linkage." >&2; \
@@ -126,10 +122,4 @@ $(STAMPS)/convext: $(STAMPS)/build-tools $(SOURCES)
 $(STAMPS)/test $(STAMPS)/dev: $(STAMPS)/%: $(STAMPS)/convext pyproject.toml
 	@echo "installing what 'convext[$*]' needs"
 	@$(PIP) install "convext[$*]"
-	@touch $@
-
-build/native/convext_native_tests: $(STAMPS)/build-tools $(SOURCES) $(NATIVE_SOURCES)
-	@echo "building the native tests"
-	@$(CMAKE_LINES) -B build/native -DCONVEXT_BUILD_PYTHON=OFF -DCONVEXT_BUILD_NATIVE_TESTS=ON
-	@"$(VENV)/bin/cmake" --build build/native -- --quiet
 	@touch $@
