@@ -1,0 +1,44 @@
+// Tests of the core without torch or Python. Exit code 0 if every check passed.
+//
+// Runs the kernels of every instruction set that this CPU can run, or of the one CONVEXT_CPU_ISA
+// names.
+#include <cstdio>
+#include <exception>
+
+#include "check.h"
+
+namespace convext_tests {
+
+Totals& totals() {
+  static Totals instance;
+  return instance;
+}
+
+void record(bool passed, const char* file, int line, const std::string& message) {
+  ++totals().checks;
+  if (passed) return;
+  constexpr std::int64_t kMostMessages = 50;
+  if (++totals().failures <= kMostMessages) {
+    std::fprintf(stderr, "%s:%d: %s\n", file, line, message.c_str());
+  }
+}
+
+}  // namespace convext_tests
+
+int main() {
+  using namespace convext_tests;
+  try {
+    test_problems();
+    test_axis_maps();
+    test_half();
+    test_kernels();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "stopped: %s\n", error.what());
+    return 1;
+  }
+  const Totals& t = totals();
+  std::printf("%lld (kernel, problem) pairs, %lld checks, %lld failed\n",
+              static_cast<long long>(t.kernel_runs), static_cast<long long>(t.checks),
+              static_cast<long long>(t.failures));
+  return t.failures == 0 && t.kernel_runs > 0 ? 0 : 1;
+}
