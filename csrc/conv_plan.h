@@ -26,8 +26,8 @@ struct KernelInfo {
   DType dtype;
   Isa isa;
   const char* layout = "any";  // of input and weight: any, nchw
-  int mr = 1;  // rows of the register tile: pixels, or output channels in wgrad and im2col
-  int nr = 1;  // columns of the register tile: channels, or pixels in im2col
+  int mr = 1;        // rows of the register tile: pixels, or output channels in wgrad and im2col
+  int nr = 1;        // columns of the register tile: channels, or pixels in im2col
   std::string name;  // pass_algorithm_dtype_layout_tile_arch
   int index = 0;     // position in the table
 };
@@ -42,10 +42,10 @@ struct ConvPlan {
   Pass pass = Pass::kFprop;
   ConvProblem problem;
   const KernelInfo* kernel = nullptr;
-  std::int64_t pixel_block = 0;  // fprop, dgrad: output pixels of one work item
-  std::int64_t splits = 1;       // wgrad, bgrad: chunks of output rows, summed in order
-  std::int64_t channel_block = 0;   // wgrad: input channels of one work item
-  std::int64_t workspace_bytes = 0; // shared by all threads; per-thread scratch not counted
+  std::int64_t pixel_block = 0;      // fprop, dgrad: output pixels of one work item
+  std::int64_t splits = 1;           // wgrad, bgrad: chunks of output rows, summed in order
+  std::int64_t channel_block = 0;    // wgrad: input channels of one work item
+  std::int64_t workspace_bytes = 0;  // shared by all threads; per-thread scratch not counted
   std::string reason;
   std::vector<std::pair<std::string, std::string>> refused;  // kernel name, why
 };
@@ -56,7 +56,7 @@ std::string to_string(const ConvPlan& plan);
 
 // The process-wide options that ops use: CONVEXT_CPU_ISA and CONVEXT_PLAN at start, then setters.
 PlanOptions current_options();
-bool set_batch_invariant(bool on);               // returns the previous value
+bool set_batch_invariant(bool on);                // returns the previous value
 std::string set_forced_plan(const std::string&);  // returns the previous value; validates names
 
 }  // namespace convext

@@ -36,8 +36,8 @@ void check_two_values(const char* name, const std::vector<std::int64_t>& values)
 
 // One axis of the output: floor((padded - dilation * (kernel - 1) - 1) / stride) + 1.
 struct Axis {
-  std::int64_t padded;    // extent with its padding
-  std::int64_t effective; // extent of the dilated kernel
+  std::int64_t padded;     // extent with its padding
+  std::int64_t effective;  // extent of the dilated kernel
 };
 
 Axis make_axis(std::int64_t extent, std::int64_t pad_begin, std::int64_t pad_end,
@@ -60,13 +60,16 @@ void check_mode_limits(const ConvProblem& p) {
       std::ostringstream out;
       out << "padding_mode='reflect': Padding size should be less than the corresponding input "
              "dimension, but got padding ("
-          << a.begin << ", " << a.end << ") at the " << a.axis << " of input, which is " << a.extent;
+          << a.begin << ", " << a.end << ") at the " << a.axis << " of input, which is "
+          << a.extent;
       fail(out.str());
     }
     if (p.padding_mode == PaddingMode::kCircular && largest > a.extent) {
       std::ostringstream out;
-      out << "padding_mode='circular': Padding value causes wrapping around more than once: padding ("
-          << a.begin << ", " << a.end << ") at the " << a.axis << " of input, which is " << a.extent;
+      out << "padding_mode='circular': Padding value causes wrapping around more than once: "
+             "padding ("
+          << a.begin << ", " << a.end << ") at the " << a.axis << " of input, which is "
+          << a.extent;
       fail(out.str());
     }
   }
@@ -117,8 +120,10 @@ PaddingMode parse_padding_mode(const std::string& name) {
   if (name == "reflect") return PaddingMode::kReflect;
   if (name == "replicate") return PaddingMode::kReplicate;
   if (name == "circular") return PaddingMode::kCircular;
-  fail("padding_mode must be one of {'zeros', 'reflect', 'replicate', 'circular'}, but got padding_mode='" +
-       name + "'");
+  fail(
+      "padding_mode must be one of {'zeros', 'reflect', 'replicate', 'circular'}, but got "
+      "padding_mode='" +
+      name + "'");
 }
 
 const char* to_string(PaddingMode mode) {
@@ -149,9 +154,10 @@ const char* to_string(DType dtype) {
 ConvProblem make_conv_problem(const ConvArguments& a) {
   const std::int64_t weight_rank = static_cast<std::int64_t>(a.weight_size.size());
   if (weight_rank != 4) {
-    fail("Expected 4D weight [out_channels, in_channels/groups, kernel height, kernel width], but "
-         "got weight of size " +
-         format_sizes(a.weight_size));
+    fail(
+        "Expected 4D weight [out_channels, in_channels/groups, kernel height, kernel width], but "
+        "got weight of size " +
+        format_sizes(a.weight_size));
   }
   if (a.input_size.size() != 4) {
     fail("Expected 3D (unbatched) or 4D (batched) input to conv2d, but got input of size: " +
@@ -266,10 +272,10 @@ std::string to_string(const ConvProblem& p) {
   out << "ConvProblem(N=" << p.N << ", C=" << p.C << ", H=" << p.H << ", W=" << p.W << ", K=" << p.K
       << ", R=" << p.R << ", S=" << p.S << ", P=" << p.P << ", Q=" << p.Q << ", padding=("
       << p.pad_left << ", " << p.pad_right << ", " << p.pad_top << ", " << p.pad_bottom
-      << "), stride=(" << p.stride_h << ", " << p.stride_w << "), dilation=(" << p.dilation_h << ", "
-      << p.dilation_w << "), groups=" << p.groups << ", padding_mode='" << to_string(p.padding_mode)
-      << "', dtype=" << to_string(p.dtype) << ", layouts=(" << to_string(p.input_layout) << ", "
-      << to_string(p.weight_layout) << "))";
+      << "), stride=(" << p.stride_h << ", " << p.stride_w << "), dilation=(" << p.dilation_h
+      << ", " << p.dilation_w << "), groups=" << p.groups << ", padding_mode='"
+      << to_string(p.padding_mode) << "', dtype=" << to_string(p.dtype) << ", layouts=("
+      << to_string(p.input_layout) << ", " << to_string(p.weight_layout) << "))";
   return out.str();
 }
 

@@ -27,8 +27,8 @@ struct ConvArguments {
   std::vector<std::int64_t> input_size;   // N C H W
   std::vector<std::int64_t> weight_size;  // K C/groups R S
   std::vector<std::int64_t> stride;       // 2 values: height, width
-  std::vector<std::int64_t> padding;      // 2 values (height, width) or 4 (left, right, top, bottom)
-  std::vector<std::int64_t> dilation;     // 2 values: height, width
+  std::vector<std::int64_t> padding;   // 2 values (height, width) or 4 (left, right, top, bottom)
+  std::vector<std::int64_t> dilation;  // 2 values: height, width
   std::int64_t groups = 1;
   std::string padding_mode = "zeros";
   DType dtype = DType::kFloat32;

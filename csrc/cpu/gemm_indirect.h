@@ -70,10 +70,11 @@ template <class T, int Mr, int Vectors>
 void gemm_indirect_dispatch(const GemmTile<T>& tile, int mr, int vectors) {
   static constexpr int kPanel = Vectors;
   using Kernel = void (*)(const GemmTile<T>&);
-#define CONVEXT_ROW(m)                                                            \
-  {gemm_indirect<T, m, 1, kPanel>, gemm_indirect<T, m, 2, kPanel>,               \
-   gemm_indirect<T, m, Vectors < 3 ? 1 : 3, kPanel>,                              \
-   gemm_indirect<T, m, Vectors < 4 ? 1 : 4, kPanel>}
+#define CONVEXT_ROW(m)                                                                    \
+  {                                                                                       \
+    gemm_indirect<T, m, 1, kPanel>, gemm_indirect<T, m, 2, kPanel>, gemm_indirect < T, m, \
+        Vectors<3 ? 1 : 3, kPanel>, gemm_indirect < T, m, Vectors<4 ? 1 : 4, kPanel>      \
+  }
   static constexpr Kernel kKernels[Mr][4] = {CONVEXT_ROW(1), CONVEXT_ROW(2), CONVEXT_ROW(3),
                                              CONVEXT_ROW(4), CONVEXT_ROW(5), CONVEXT_ROW(6)};
 #undef CONVEXT_ROW

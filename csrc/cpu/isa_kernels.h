@@ -14,24 +14,24 @@ struct GemmTile {
   const T* const* x;        // [entries][mr]: where each tap finds each row's values
   const std::int32_t* tap;  // [entries]: which tap's weights an entry uses
   std::int64_t entries;
-  std::int64_t x_offset;    // added to every pointer in x: the group's first channel
-  std::int64_t depth;       // channels summed over
-  const T* panel;           // [taps][depth][nr] packed weights
-  const T* bias;            // [nr], or [mr] if bias_by_row; zeros where there is none
+  std::int64_t x_offset;  // added to every pointer in x: the group's first channel
+  std::int64_t depth;     // channels summed over
+  const T* panel;         // [taps][depth][nr] packed weights
+  const T* bias;          // [nr], or [mr] if bias_by_row; zeros where there is none
   bool bias_by_row;
-  T* const* y;              // [mr]: where each row's results go
-  std::int64_t y_offset;    // added to every pointer in y
+  T* const* y;            // [mr]: where each row's results go
+  std::int64_t y_offset;  // added to every pointer in y
 };
 
 // fprop_depthwise / dgrad_depthwise: mr pixels, all channels. See depthwise_indirect.h.
 template <class T>
 struct DepthwiseTile {
-  const T* const* x;        // as above
+  const T* const* x;  // as above
   const std::int32_t* tap;
   std::int64_t entries;
   std::int64_t channels;
-  const T* weight;          // [taps][channels]
-  const T* bias;            // [channels]; zeros where there is none
+  const T* weight;  // [taps][channels]
+  const T* bias;    // [channels]; zeros where there is none
   T* const* y;
 };
 
@@ -48,20 +48,20 @@ struct OuterTile {
   std::int64_t run_count;
   std::int64_t grad_channel_stride;
   std::int64_t x_pixel_stride;
-  T* sum;                   // [mr][sum_stride]
+  T* sum;  // [mr][sum_stride]
   std::int64_t sum_stride;
-  bool add;                 // to what `sum` holds; otherwise it is overwritten
+  bool add;  // to what `sum` holds; otherwise it is overwritten
 };
 
 // wgrad_depthwise: up to mr taps of one kernel row, all channels. See wgrad_depthwise.h.
 template <class T>
 struct DepthwiseOuterTile {
-  const T* grad;            // [pixels][grad_pixel_stride]
-  const T* const* x;        // [taps]: the first pixel's source for each tap
+  const T* grad;      // [pixels][grad_pixel_stride]
+  const T* const* x;  // [taps]: the first pixel's source for each tap
   std::int64_t pixels;
   std::int64_t grad_pixel_stride, x_pixel_stride;
-  std::int64_t channels;    // a multiple of the vector length: buffers are padded
-  T* sum;                   // [taps][sum_tap_stride], added to
+  std::int64_t channels;  // a multiple of the vector length: buffers are padded
+  T* sum;                 // [taps][sum_tap_stride], added to
   std::int64_t sum_tap_stride;
 };
 

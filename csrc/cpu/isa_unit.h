@@ -15,7 +15,7 @@ constexpr int pick(int avx512, int avx2, int generic) {
   return CONVEXT_VECTOR_BYTES == 64 ? avx512 : CONVEXT_VECTOR_BYTES == 32 ? avx2 : generic;
 }
 #define CONVEXT_KERNEL(pass, algorithm, layout, storage, mr, v512, v2, vgeneric, rule, worth) \
-  [[maybe_unused]] constexpr int k##pass##algorithm##Mr = mr;                          \
+  [[maybe_unused]] constexpr int k##pass##algorithm##Mr = mr;                                 \
   [[maybe_unused]] constexpr int k##pass##algorithm##Vectors = pick(v512, v2, vgeneric);
 #include "../kernels.def"
 #undef CONVEXT_KERNEL

@@ -26,8 +26,9 @@ bool channels_in_place(const TensorView& view, std::int64_t channels) {
 
 inline void* element(const TensorView& view, std::int64_t n, std::int64_t c, std::int64_t h,
                      std::int64_t w) {
-  const std::int64_t size =
-      view.dtype == DType::kFloat64 ? 8 : view.dtype == DType::kFloat32 ? 4 : 2;
+  const std::int64_t size = view.dtype == DType::kFloat64   ? 8
+                            : view.dtype == DType::kFloat32 ? 4
+                                                            : 2;
   return static_cast<char*>(view.data) +
          size * (n * view.stride[0] + c * view.stride[1] + h * view.stride[2] + w * view.stride[3]);
 }
@@ -130,8 +131,9 @@ class RowCache {
     if (slot < 0 && whole_plane_) {
       // Short rows transpose badly one by one: take the plane as one long row.
       const std::int64_t rows = view_.size[2], columns = view_.size[3];
-      kernels_.pack({element(view_, image_, 0, 0, 0), view_.dtype, view_.stride[3], view_.stride[1]},
-                    rows * columns, channels_, channels_, data_, channels_, 0);
+      kernels_.pack(
+          {element(view_, image_, 0, 0, 0), view_.dtype, view_.stride[3], view_.stride[1]},
+          rows * columns, channels_, channels_, data_, channels_, 0);
       for (std::int64_t i = 0; i < rows; ++i) slot_of_row_[i] = row_in_slot_[i] = i;
       slot = h;
     }

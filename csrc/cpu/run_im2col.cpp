@@ -41,8 +41,8 @@ class Im2colPass {
     bias_values_ = scratch<T>(Slot::kBias, p_.K);
     for (std::int64_t k = 0; k < p_.K; ++k) bias_values_[k] = 0;
     if (bias_.data != nullptr) {
-      kernels_.pack({bias_.data, bias_.dtype, 0, bias_.stride[1]}, 1, p_.K, p_.K, bias_values_, p_.K,
-                    0);
+      kernels_.pack({bias_.data, bias_.dtype, 0, bias_.stride[1]}, 1, p_.K, p_.K, bias_values_,
+                    p_.K, 0);
     }
     const std::int64_t blocks = ceil_div(p_.P * p_.Q, block_);
     const std::int64_t pixel_items = p_.N * p_.groups * blocks;
@@ -209,7 +209,8 @@ class Im2colPass {
       const bool whole = in_place && count % lanes == 0;
       for (int m = 0; m < rows; ++m) {
         x[m] = pass_.weights_ + (k + m) * pass_.depth_;
-        y[m] = whole ? static_cast<T*>(element(out, n, k + m, 0, 0)) + first : tile_ + m * pass_.nr_;
+        y[m] =
+            whole ? static_cast<T*>(element(out, n, k + m, 0, 0)) + first : tile_ + m * pass_.nr_;
       }
       GemmTile<T> tile;
       tile.x = x;

@@ -16,8 +16,8 @@ std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; 
 // Destination pixels of equal remainders modulo the step. In dgrad the step is the stride: only
 // within such a class do pixels meet the same taps, and the others' are skipped.
 struct PixelClass {
-  std::int64_t h0, w0;        // the first pixel
-  std::int64_t rows, columns; // pixels down and across
+  std::int64_t h0, w0;         // the first pixel
+  std::int64_t rows, columns;  // pixels down and across
   std::int64_t first_block;
 };
 
@@ -131,9 +131,9 @@ class IndirectPass {
     if (depthwise_) {
       panels_ = scratch<T>(Slot::kPanels, taps_ * groups_);
       for (std::int64_t tap = 0; tap < taps_; ++tap) {
-        kernels_.pack({element(weight_, 0, 0, tap / S_, tap % S_), weight_.dtype, 0,
-                       weight_.stride[0]},
-                      1, groups_, groups_, panels_ + tap * groups_, groups_, 0);
+        kernels_.pack(
+            {element(weight_, 0, 0, tap / S_, tap % S_), weight_.dtype, 0, weight_.stride[0]}, 1,
+            groups_, groups_, panels_ + tap * groups_, groups_, 0);
       }
       return;
     }
@@ -277,8 +277,8 @@ class IndirectPass {
       for (std::int64_t first = 0; first < pixels_; first += pass_.mr_) {
         const std::int64_t left = pixels_ - first;
         const int m = static_cast<int>(left < pass_.mr_ ? left : pass_.mr_);
-        tile_start_.push_back({static_cast<std::int64_t>(pointers_.size()),
-                               static_cast<std::int64_t>(taps_.size())});
+        tile_start_.push_back(
+            {static_cast<std::int64_t>(pointers_.size()), static_cast<std::int64_t>(taps_.size())});
         if (pass_.merged_) {
           add_merged_entries(first, m);
         } else if (pass_.rows_.longest <= 1 && pass_.columns_.longest <= 1) {
@@ -287,8 +287,8 @@ class IndirectPass {
           add_entries_of_copies(first, m);
         }
       }
-      tile_start_.push_back({static_cast<std::int64_t>(pointers_.size()),
-                             static_cast<std::int64_t>(taps_.size())});
+      tile_start_.push_back(
+          {static_cast<std::int64_t>(pointers_.size()), static_cast<std::int64_t>(taps_.size())});
     }
 
     void add_merged_entries(std::int64_t first, int m) {
@@ -359,7 +359,7 @@ class IndirectPass {
           const T* row[kMostMr];
           for (int i = 0; i < m; ++i) {
             const std::int64_t h = h_[first + i];
-            row[i] = a >= rows.count(h, r) ? nullptr
+            row[i] = a >= rows.count(h, r)             ? nullptr
                      : i > 0 && h == h_[first + i - 1] ? row[i - 1]
                                                        : cache_.row(rows.list(h, r)[a]);
           }
@@ -371,8 +371,7 @@ class IndirectPass {
               for (int i = 0; i < m; ++i) {
                 const std::int64_t w = w_[first + i], count = columns.count(w, s);
                 const bool there = row[i] != nullptr && b < count;
-                pointers_[at + i] =
-                    there ? row[i] + columns.list(w, s)[b] * pixel_stride : zeros_;
+                pointers_[at + i] = there ? row[i] + columns.list(w, s)[b] * pixel_stride : zeros_;
                 any = any || there;
                 more = more || b + 1 < count;
               }

@@ -146,8 +146,9 @@ class WgradPass {
       const std::int64_t ld = pass.merged_ ? pass.channels_ : pass.nr_;
       slot_elements_ = pass.packed_columns_ * ld;
       const std::int64_t blocks =
-          pass.merged_ ? 1 : ceil_div(pass.lane_chunk_ < pass.lanes_ ? pass.lane_chunk_ : pass.lanes_,
-                                      pass.nr_);
+          pass.merged_
+              ? 1
+              : ceil_div(pass.lane_chunk_ < pass.lanes_ ? pass.lane_chunk_ : pass.lanes_, pass.nr_);
       const std::int64_t elements = blocks * most_slots_ * slot_elements_ + pass.nr_;
       x_ = scratch<T>(Slot::kRows, elements);
       if (pass.merged_) {
@@ -266,7 +267,8 @@ class WgradPass {
           rows = p_.P - p < count - j ? p_.P - p : count - j;
         }
         pass_.kernels_.pack({element(g, n, k0, p, 0), g.dtype, g.stride[1], g.stride[3]},
-                            pass_.outputs_, rows * p_.Q, rows * p_.Q, grad_ + j * p_.Q, grad_ld_, 0);
+                            pass_.outputs_, rows * p_.Q, rows * p_.Q, grad_ + j * p_.Q, grad_ld_,
+                            0);
         j += rows;
       }
     }
@@ -279,8 +281,7 @@ class WgradPass {
       const int vector = pass_.kernels_.lanes;
       for (std::int64_t b = 0; b < lane_block_count_; ++b) {
         const std::int64_t left = lane_count_ - b * pass_.nr_;
-        const int vectors =
-            static_cast<int>(ceil_div(left < pass_.nr_ ? left : pass_.nr_, vector));
+        const int vectors = static_cast<int>(ceil_div(left < pass_.nr_ ? left : pass_.nr_, vector));
         for (std::int64_t tap = 0; tap < pass_.taps_; ++tap) {
           const std::int64_t r = pass_.merged_ ? tap : tap / p_.S;
           const std::int64_t s = pass_.merged_ ? 0 : tap % p_.S;
@@ -321,9 +322,9 @@ class WgradPass {
     void place_sum(std::int64_t lane_block, std::int64_t tap, std::int64_t k, OuterTile<T>* tile) {
       if (pass_.in_place_) {
         const TensorView& w = pass_.grad_weight_;
-        tile->sum = static_cast<T*>(element(w, group_ * pass_.outputs_ + k,
-                                            lane0_ + lane_block * pass_.nr_, tap / p_.S,
-                                            tap % p_.S));
+        tile->sum =
+            static_cast<T*>(element(w, group_ * pass_.outputs_ + k, lane0_ + lane_block * pass_.nr_,
+                                    tap / p_.S, tap % p_.S));
         tile->sum_stride = w.stride[0];
       } else {
         tile->sum = sums_ + pass_.sum_offset(k, lane0_ / pass_.nr_ + lane_block, tap);
@@ -431,8 +432,7 @@ void rowsum(const ConvPlan& plan, const ConvTensors& t, const Threads& threads) 
     for (std::int64_t split = 1; split < plan.splits; ++split) sum += sums[split * padded + k];
     total[k] = static_cast<T>(sum);
   }
-  kernels.unpack(total.data(), 1, p.K, 1,
-                 {t.bias.data, t.bias.dtype, t.bias.stride[1], 1});
+  kernels.unpack(total.data(), 1, p.K, 1, {t.bias.data, t.bias.dtype, t.bias.stride[1], 1});
 }
 
 }  // namespace

@@ -8,13 +8,13 @@
 namespace convext {
 
 enum class Slot {
-  kPanels,   // shared by a pass: packed weights
-  kBias,     // shared: bias in compute type
-  kSums,     // shared: partial sums of weight grad and bias grad
-  kZeros,    // the pixel that padding points at
-  kRows,     // packed source rows
-  kGrad,     // packed gradient
-  kTile,     // results on their way to a layout or type that kernels do not store
+  kPanels,  // shared by a pass: packed weights
+  kBias,    // shared: bias in compute type
+  kSums,    // shared: partial sums of weight grad and bias grad
+  kZeros,   // the pixel that padding points at
+  kRows,    // packed source rows
+  kGrad,    // packed gradient
+  kTile,    // results on their way to a layout or type that kernels do not store
   kCount,
 };
 

@@ -95,8 +95,7 @@ CONVEXT_INLINE Vec<T> load_as(const S* p) {
 #if defined(__AVX512F__)
     if constexpr (__is_same(S, Float16) && CONVEXT_VECTOR_BYTES == 64) {
       return reinterpret_cast<Vec<T>>(
-          _mm512_maskz_cvtph_ps(
-              0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
+          _mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))));
     }
 #endif
 #endif
@@ -119,8 +118,9 @@ CONVEXT_INLINE void store_as(S* p, Vec<T> v) {
     }
 #if defined(__AVX512F__)
     if constexpr (__is_same(S, Float16) && CONVEXT_VECTOR_BYTES == 64) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(p),
-                          _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
+      _mm256_storeu_si256(
+          reinterpret_cast<__m256i*>(p),
+          _mm512_maskz_cvtps_ph(0xffff, reinterpret_cast<__m512>(v), _MM_FROUND_TO_NEAREST_INT));
       return;
     }
 #endif

@@ -47,10 +47,9 @@ __attribute__((noinline)) void wgrad_depthwise(const DepthwiseOuterTile<T>& tile
 template <class T, int Mr>
 void wgrad_depthwise_dispatch(const DepthwiseOuterTile<T>& tile, int taps) {
   using Kernel = void (*)(const DepthwiseOuterTile<T>&);
-  static constexpr Kernel kKernels[Mr] = {wgrad_depthwise<T, 1>, wgrad_depthwise<T, 2>,
-                                          wgrad_depthwise<T, 3>, wgrad_depthwise<T, 4>,
-                                          wgrad_depthwise<T, 5>, wgrad_depthwise<T, 6>,
-                                          wgrad_depthwise<T, 7>, wgrad_depthwise<T, 8>};
+  static constexpr Kernel kKernels[Mr] = {
+      wgrad_depthwise<T, 1>, wgrad_depthwise<T, 2>, wgrad_depthwise<T, 3>, wgrad_depthwise<T, 4>,
+      wgrad_depthwise<T, 5>, wgrad_depthwise<T, 6>, wgrad_depthwise<T, 7>, wgrad_depthwise<T, 8>};
   kKernels[taps - 1](tile);
 }
 

@@ -65,9 +65,11 @@ __attribute__((noinline)) void wgrad_outer(const OuterTile<T>& tile) {
 template <class T, int Mr, int Vectors>
 void wgrad_outer_dispatch(const OuterTile<T>& tile, int mr, int vectors) {
   using Kernel = void (*)(const OuterTile<T>&);
-#define CONVEXT_ROW(m)                                                   \
-  {wgrad_outer<T, m, 1>, wgrad_outer<T, m, 2>,                           \
-   wgrad_outer<T, m, Vectors < 3 ? 1 : 3>, wgrad_outer<T, m, Vectors < 4 ? 1 : 4>}
+#define CONVEXT_ROW(m)                                                                  \
+  {                                                                                     \
+    wgrad_outer<T, m, 1>, wgrad_outer<T, m, 2>, wgrad_outer < T, m, Vectors<3 ? 1 : 3>, \
+        wgrad_outer < T, m, Vectors<4 ? 1 : 4>                                          \
+  }
   static constexpr Kernel kKernels[Mr][4] = {CONVEXT_ROW(1), CONVEXT_ROW(2), CONVEXT_ROW(3),
                                              CONVEXT_ROW(4), CONVEXT_ROW(5), CONVEXT_ROW(6)};
 #undef CONVEXT_ROW

@@ -90,14 +90,15 @@ Isa active_isa() {
   }
   for (Isa isa : kBestFirst) {
     if (std::string(to_string(isa)) == wanted) {
-      throw std::runtime_error(std::string("CONVEXT_CPU_ISA=") + wanted +
-                               (isa_compiled(isa) ? ": this CPU cannot run it"
-                                                  : ": this build does not have it") +
-                               "; what can run here: " + runnable);
+      throw std::runtime_error(
+          std::string("CONVEXT_CPU_ISA=") + wanted +
+          (isa_compiled(isa) ? ": this CPU cannot run it" : ": this build does not have it") +
+          "; what can run here: " + runnable);
     }
   }
-  throw std::runtime_error(std::string("CONVEXT_CPU_ISA must be one of generic, avx2, avx512, but got '") +
-                           wanted + "'");
+  throw std::runtime_error(
+      std::string("CONVEXT_CPU_ISA must be one of generic, avx2, avx512, but got '") + wanted +
+      "'");
 }
 
 }  // namespace convext

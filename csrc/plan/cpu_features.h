@@ -11,8 +11,8 @@ namespace convext {
 
 std::vector<std::pair<std::string, bool>> cpu_features();
 
-bool isa_compiled(Isa isa);  // the build has it
-bool isa_runnable(Isa isa);  // the build has it and this CPU can run it
+bool isa_compiled(Isa isa);        // the build has it
+bool isa_runnable(Isa isa);        // the build has it and this CPU can run it
 std::vector<Isa> runnable_isas();  // best first
 
 // The best runnable set, or the one CONVEXT_CPU_ISA names. Throws std::runtime_error, naming the

@@ -80,8 +80,8 @@ void block_wgrad(ConvPlan* plan) {
   } else if (p.groups < kItems) {
     const std::int64_t vector_channels = plan->kernel->nr;
     const std::int64_t blocks = ceil_div(kItems, p.groups);
-    plan->channel_block = ceil_div(ceil_div(p.channels_per_group(), blocks), vector_channels) *
-                          vector_channels;
+    plan->channel_block =
+        ceil_div(ceil_div(p.channels_per_group(), blocks), vector_channels) * vector_channels;
     const std::int64_t smallest = p.taps() == 1 ? 256 : 64;
     if (plan->channel_block < smallest) plan->channel_block = smallest;
   }
@@ -114,8 +114,7 @@ void block_im2col(ConvPlan* plan) {
   const std::int64_t panel = p.channels_per_group() * p.taps() * plan->kernel->nr * element;
   plan->pixel_block = plan->kernel->nr * clamp((256 << 10) / panel, 1, 8);
   const bool weights_in_place = p.dtype == DType::kFloat32 || p.dtype == DType::kFloat64;
-  plan->workspace_bytes =
-      weights_in_place ? 0 : p.K * p.channels_per_group() * p.taps() * element;
+  plan->workspace_bytes = weights_in_place ? 0 : p.K * p.channels_per_group() * p.taps() * element;
 }
 
 std::mutex options_mutex;
@@ -140,7 +139,8 @@ ConvPlan make_plan(const ConvProblem& problem, Pass pass, const PlanOptions& opt
   for (const KernelInfo& kernel : kernel_table()) {
     if (kernel.pass != pass || kernel.dtype != problem.dtype) continue;
     if (force.text == kernel.name && !isa_runnable(kernel.isa)) {
-      plan.refused.emplace_back(kernel.name, std::string("this CPU cannot run ") + to_string(kernel.isa));
+      plan.refused.emplace_back(kernel.name,
+                                std::string("this CPU cannot run ") + to_string(kernel.isa));
       continue;
     }
     const bool own_isa = kernel.isa == options.isa || kernel.algorithm == Algorithm::kReference;
@@ -156,13 +156,14 @@ ConvPlan make_plan(const ConvProblem& problem, Pass pass, const PlanOptions& opt
       continue;
     }
     plan.kernel = &kernel;
-    plan.reason = force.text.empty() ? "first in the table's order that can run the problem and is worth it"
-                                     : "forced by '" + force.text + "'";
+    plan.reason = force.text.empty()
+                      ? "first in the table's order that can run the problem and is worth it"
+                      : "forced by '" + force.text + "'";
     break;
   }
   if (plan.kernel == nullptr) {
-    std::string message = std::string("no kernel can run ") + to_string(pass) + " of " +
-                          to_string(problem);
+    std::string message =
+        std::string("no kernel can run ") + to_string(pass) + " of " + to_string(problem);
     if (!force.text.empty()) message += ", forced to '" + force.text + "'";
     for (const auto& [name, why] : plan.refused) message += "; " + name + ": " + why;
     throw std::runtime_error(message);

@@ -40,9 +40,9 @@ ConvProblem make_problem(const std::vector<std::int64_t>& input_size,
                          const std::vector<std::int64_t>& dilation, std::int64_t groups,
                          const std::string& padding_mode, const std::string& dtype,
                          const std::string& input_layout, const std::string& weight_layout) {
-  return convext::make_conv_problem({input_size, weight_size, stride, padding, dilation, groups,
-                                     padding_mode, parse_dtype(dtype), convext::parse_layout(input_layout),
-                                     convext::parse_layout(weight_layout)});
+  return convext::make_conv_problem(
+      {input_size, weight_size, stride, padding, dilation, groups, padding_mode, parse_dtype(dtype),
+       convext::parse_layout(input_layout), convext::parse_layout(weight_layout)});
 }
 
 ConvPlan make_plan(const ConvProblem& problem, const std::string& pass, const std::string& force) {
@@ -124,12 +124,10 @@ PYBIND11_MODULE(_C, m) {
       "padding_mode", [](const ConvProblem& p) { return convext::to_string(p.padding_mode); });
   problem.def_property_readonly("dtype",
                                 [](const ConvProblem& p) { return convext::to_string(p.dtype); });
-  problem.def_property_readonly("input_layout", [](const ConvProblem& p) {
-    return convext::to_string(p.input_layout);
-  });
-  problem.def_property_readonly("weight_layout", [](const ConvProblem& p) {
-    return convext::to_string(p.weight_layout);
-  });
+  problem.def_property_readonly(
+      "input_layout", [](const ConvProblem& p) { return convext::to_string(p.input_layout); });
+  problem.def_property_readonly(
+      "weight_layout", [](const ConvProblem& p) { return convext::to_string(p.weight_layout); });
   problem.def("__repr__", [](const ConvProblem& p) { return convext::to_string(p); });
 
   py::class_<ConvPlan>(m, "Plan")

@@ -101,7 +101,8 @@ template <class F>
 void for_each_term(const ConvProblem& pr, std::int64_t p, std::int64_t q, F&& visit) {
   for (std::int64_t r = 0; r < pr.R; ++r) {
     std::int64_t h;
-    if (!source_index(p * pr.stride_h - pr.pad_top + r * pr.dilation_h, pr.H, pr.padding_mode, &h)) {
+    if (!source_index(p * pr.stride_h - pr.pad_top + r * pr.dilation_h, pr.H, pr.padding_mode,
+                      &h)) {
       continue;
     }
     for (std::int64_t s = 0; s < pr.S; ++s) {
@@ -122,25 +123,25 @@ void reference_fprop(const ConvProblem& pr, const ConvTensors& t, const Threads&
     using T = decltype(read_tag);
     using O = decltype(written_tag);
     using Sum = typename Arithmetic<T>::Sum;
-        const Accessor<T> input{t.input}, weight{t.weight}, bias{t.bias};
-        const Accessor<O> output{t.output};
-        const std::int64_t cg = pr.channels_per_group(), kg = pr.outputs_per_group();
-        threads.run(pr.N * pr.K, [&](std::int64_t begin, std::int64_t end) {
-          for (std::int64_t item = begin; item < end; ++item) {
-            const std::int64_t n = item / pr.K, k = item % pr.K, c0 = k / kg * cg;
-            for (std::int64_t p = 0; p < pr.P; ++p) {
-              for (std::int64_t q = 0; q < pr.Q; ++q) {
-                Sum sum = t.bias.data ? bias.read(0, k, 0, 0) : Sum{0};
-                for_each_term(pr, p, q, [&](auto r, auto s, auto h, auto w) {
-                  for (std::int64_t c = 0; c < cg; ++c) {
-                    sum += weight.read(k, c, r, s) * input.read(n, c0 + c, h, w);
-                  }
-                });
-                output(n, k, p, q) = Arithmetic<O>::write(sum);
+    const Accessor<T> input{t.input}, weight{t.weight}, bias{t.bias};
+    const Accessor<O> output{t.output};
+    const std::int64_t cg = pr.channels_per_group(), kg = pr.outputs_per_group();
+    threads.run(pr.N * pr.K, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t item = begin; item < end; ++item) {
+        const std::int64_t n = item / pr.K, k = item % pr.K, c0 = k / kg * cg;
+        for (std::int64_t p = 0; p < pr.P; ++p) {
+          for (std::int64_t q = 0; q < pr.Q; ++q) {
+            Sum sum = t.bias.data ? bias.read(0, k, 0, 0) : Sum{0};
+            for_each_term(pr, p, q, [&](auto r, auto s, auto h, auto w) {
+              for (std::int64_t c = 0; c < cg; ++c) {
+                sum += weight.read(k, c, r, s) * input.read(n, c0 + c, h, w);
               }
-            }
+            });
+            output(n, k, p, q) = Arithmetic<O>::write(sum);
           }
-        });
+        }
+      }
+    });
   });
 }
 
@@ -149,31 +150,31 @@ void reference_dgrad(const ConvProblem& pr, const ConvTensors& t, const Threads&
     using T = decltype(read_tag);
     using O = decltype(written_tag);
     using Sum = typename Arithmetic<T>::Sum;
-        const Accessor<T> grad_output{t.output}, weight{t.weight};
-        const Accessor<O> grad_input{t.input};
-        const std::int64_t cg = pr.channels_per_group(), kg = pr.outputs_per_group();
-        threads.run(pr.N * pr.C, [&](std::int64_t begin, std::int64_t end) {
-          std::vector<Sum> plane(pr.H * pr.W);
-          for (std::int64_t item = begin; item < end; ++item) {
-            const std::int64_t n = item / pr.C, c = item % pr.C, k0 = c / cg * kg;
-            plane.assign(plane.size(), Sum{0});
-            for (std::int64_t k = k0; k < k0 + kg; ++k) {
-              for (std::int64_t p = 0; p < pr.P; ++p) {
-                for (std::int64_t q = 0; q < pr.Q; ++q) {
-                  const Sum grad = grad_output.read(n, k, p, q);
-                  for_each_term(pr, p, q, [&](auto r, auto s, auto h, auto w) {
-                    plane[h * pr.W + w] += grad * weight.read(k, c % cg, r, s);
-                  });
-                }
-              }
-            }
-            for (std::int64_t h = 0; h < pr.H; ++h) {
-              for (std::int64_t w = 0; w < pr.W; ++w) {
-                grad_input(n, c, h, w) = Arithmetic<O>::write(plane[h * pr.W + w]);
-              }
+    const Accessor<T> grad_output{t.output}, weight{t.weight};
+    const Accessor<O> grad_input{t.input};
+    const std::int64_t cg = pr.channels_per_group(), kg = pr.outputs_per_group();
+    threads.run(pr.N * pr.C, [&](std::int64_t begin, std::int64_t end) {
+      std::vector<Sum> plane(pr.H * pr.W);
+      for (std::int64_t item = begin; item < end; ++item) {
+        const std::int64_t n = item / pr.C, c = item % pr.C, k0 = c / cg * kg;
+        plane.assign(plane.size(), Sum{0});
+        for (std::int64_t k = k0; k < k0 + kg; ++k) {
+          for (std::int64_t p = 0; p < pr.P; ++p) {
+            for (std::int64_t q = 0; q < pr.Q; ++q) {
+              const Sum grad = grad_output.read(n, k, p, q);
+              for_each_term(pr, p, q, [&](auto r, auto s, auto h, auto w) {
+                plane[h * pr.W + w] += grad * weight.read(k, c % cg, r, s);
+              });
             }
           }
-        });
+        }
+        for (std::int64_t h = 0; h < pr.H; ++h) {
+          for (std::int64_t w = 0; w < pr.W; ++w) {
+            grad_input(n, c, h, w) = Arithmetic<O>::write(plane[h * pr.W + w]);
+          }
+        }
+      }
+    });
   });
 }
 
@@ -182,31 +183,31 @@ void reference_wgrad(const ConvProblem& pr, const ConvTensors& t, const Threads&
     using T = decltype(read_tag);
     using O = decltype(written_tag);
     using Sum = typename Arithmetic<T>::Sum;
-        const Accessor<T> input{t.input}, grad_output{t.output};
-        const Accessor<O> grad_weight{t.weight};
-        const std::int64_t cg = pr.channels_per_group(), kg = pr.outputs_per_group();
-        threads.run(pr.K * cg, [&](std::int64_t begin, std::int64_t end) {
-          std::vector<Sum> taps(pr.taps());
-          for (std::int64_t item = begin; item < end; ++item) {
-            const std::int64_t k = item / cg, c = item % cg, source = k / kg * cg + c;
-            taps.assign(taps.size(), Sum{0});
-            for (std::int64_t n = 0; n < pr.N; ++n) {
-              for (std::int64_t p = 0; p < pr.P; ++p) {
-                for (std::int64_t q = 0; q < pr.Q; ++q) {
-                  const Sum grad = grad_output.read(n, k, p, q);
-                  for_each_term(pr, p, q, [&](auto r, auto s, auto h, auto w) {
-                    taps[r * pr.S + s] += grad * input.read(n, source, h, w);
-                  });
-                }
-              }
-            }
-            for (std::int64_t r = 0; r < pr.R; ++r) {
-              for (std::int64_t s = 0; s < pr.S; ++s) {
-                grad_weight(k, c, r, s) = Arithmetic<O>::write(taps[r * pr.S + s]);
-              }
+    const Accessor<T> input{t.input}, grad_output{t.output};
+    const Accessor<O> grad_weight{t.weight};
+    const std::int64_t cg = pr.channels_per_group(), kg = pr.outputs_per_group();
+    threads.run(pr.K * cg, [&](std::int64_t begin, std::int64_t end) {
+      std::vector<Sum> taps(pr.taps());
+      for (std::int64_t item = begin; item < end; ++item) {
+        const std::int64_t k = item / cg, c = item % cg, source = k / kg * cg + c;
+        taps.assign(taps.size(), Sum{0});
+        for (std::int64_t n = 0; n < pr.N; ++n) {
+          for (std::int64_t p = 0; p < pr.P; ++p) {
+            for (std::int64_t q = 0; q < pr.Q; ++q) {
+              const Sum grad = grad_output.read(n, k, p, q);
+              for_each_term(pr, p, q, [&](auto r, auto s, auto h, auto w) {
+                taps[r * pr.S + s] += grad * input.read(n, source, h, w);
+              });
             }
           }
-        });
+        }
+        for (std::int64_t r = 0; r < pr.R; ++r) {
+          for (std::int64_t s = 0; s < pr.S; ++s) {
+            grad_weight(k, c, r, s) = Arithmetic<O>::write(taps[r * pr.S + s]);
+          }
+        }
+      }
+    });
   });
 }
 
@@ -215,19 +216,19 @@ void reference_bgrad(const ConvProblem& pr, const ConvTensors& t, const Threads&
     using T = decltype(read_tag);
     using O = decltype(written_tag);
     using Sum = typename Arithmetic<T>::Sum;
-        const Accessor<T> grad_output{t.output};
-        const Accessor<O> grad_bias{t.bias};
-        threads.run(pr.K, [&](std::int64_t begin, std::int64_t end) {
-          for (std::int64_t k = begin; k < end; ++k) {
-            Sum sum{0};
-            for (std::int64_t n = 0; n < pr.N; ++n) {
-              for (std::int64_t p = 0; p < pr.P; ++p) {
-                for (std::int64_t q = 0; q < pr.Q; ++q) sum += grad_output.read(n, k, p, q);
-              }
-            }
-            grad_bias(0, k, 0, 0) = Arithmetic<O>::write(sum);
+    const Accessor<T> grad_output{t.output};
+    const Accessor<O> grad_bias{t.bias};
+    threads.run(pr.K, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t k = begin; k < end; ++k) {
+        Sum sum{0};
+        for (std::int64_t n = 0; n < pr.N; ++n) {
+          for (std::int64_t p = 0; p < pr.P; ++p) {
+            for (std::int64_t q = 0; q < pr.Q; ++q) sum += grad_output.read(n, k, p, q);
           }
-        });
+        }
+        grad_bias(0, k, 0, 0) = Arithmetic<O>::write(sum);
+      }
+    });
   });
 }
 

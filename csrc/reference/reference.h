@@ -8,9 +8,13 @@
 
 namespace convext {
 
-void reference_fprop(const ConvProblem& problem, const ConvTensors& tensors, const Threads& threads);
-void reference_dgrad(const ConvProblem& problem, const ConvTensors& tensors, const Threads& threads);
-void reference_wgrad(const ConvProblem& problem, const ConvTensors& tensors, const Threads& threads);
-void reference_bgrad(const ConvProblem& problem, const ConvTensors& tensors, const Threads& threads);
+void reference_fprop(const ConvProblem& problem, const ConvTensors& tensors,
+                     const Threads& threads);
+void reference_dgrad(const ConvProblem& problem, const ConvTensors& tensors,
+                     const Threads& threads);
+void reference_wgrad(const ConvProblem& problem, const ConvTensors& tensors,
+                     const Threads& threads);
+void reference_bgrad(const ConvProblem& problem, const ConvTensors& tensors,
+                     const Threads& threads);
 
 }  // namespace convext

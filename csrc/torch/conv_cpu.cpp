@@ -28,7 +28,7 @@ using torch::stable::Tensor;
 // ---- dtypes ------------------------------------------------------------------------------------
 
 struct ElementType {
-  DType real;            // the type itself, or that of a complex number's parts
+  DType real;  // the type itself, or that of a complex number's parts
   bool is_complex;
   const char* name;      // in torch's error messages
   const char* c10_name;  // in torch's other error messages
@@ -118,9 +118,9 @@ bool suggests_channels_last(const Tensor& tensor) {
 }
 
 Tensor allocate(const std::array<std::int64_t, 4>& size, ScalarType type, bool channels_last) {
-  return torch::stable::empty({size.data(), size.size()}, type, std::nullopt, std::nullopt,
-                              std::nullopt,
-                              channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+  return torch::stable::empty(
+      {size.data(), size.size()}, type, std::nullopt, std::nullopt, std::nullopt,
+      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
 }
 
 // ---- running -----------------------------------------------------------------------------------
@@ -129,9 +129,8 @@ Threads torch_threads() {
   Threads threads;
   threads.count = static_cast<int>(torch::stable::get_num_threads());
   threads.parallel_for = [](std::int64_t items, Threads::Body body, void* context) {
-    torch::stable::parallel_for(0, items, 1, [=](std::int64_t begin, std::int64_t end) {
-      body(context, begin, end);
-    });
+    torch::stable::parallel_for(
+        0, items, 1, [=](std::int64_t begin, std::int64_t end) { body(context, begin, end); });
   };
   return threads;
 }
@@ -139,7 +138,6 @@ Threads torch_threads() {
 void run_pass(const ConvProblem& problem, Pass pass, const ConvTensors& tensors) {
   run_plan(make_plan(problem, pass, current_options()), tensors, torch_threads());
 }
-
 
 // ---- complex numbers ---------------------------------------------------------------------------
 
@@ -191,7 +189,8 @@ ConvTensors real_tensors(Pass pass, const ConvTensors& t, int first_part, int se
 
 // (a + ib)(c + id), or (a + ib)(c - id) in the gradients, as four real convolutions. `result` is
 // the written tensor, whose views are in `t`.
-void run_complex(const ConvProblem& problem, Pass pass, const ConvTensors& t, const Tensor& result) {
+void run_complex(const ConvProblem& problem, Pass pass, const ConvTensors& t,
+                 const Tensor& result) {
   if (pass == Pass::kBgrad) {  // linear: part by part
     for (int part = 0; part < 2; ++part) {
       ConvTensors real = t;
@@ -261,7 +260,8 @@ struct Geometry {
 
 // The ranks are checked with the rest of the geometry, later.
 Layout layout_of_tensor(const Tensor& tensor) {
-  return tensor.dim() == 4 ? layout_of(view_at(nullptr, tensor, DType::kFloat32)) : Layout::kStrided;
+  return tensor.dim() == 4 ? layout_of(view_at(nullptr, tensor, DType::kFloat32))
+                           : Layout::kStrided;
 }
 
 ConvProblem problem_of(const Tensor& input, const Tensor& weight, const Geometry& geometry,
@@ -344,8 +344,8 @@ std::array<Tensor, 3> conv2d_backward(const Tensor& grad_output, const Tensor& i
     return problem.is_empty();
   };
   if (output_mask[0]) {
-    gradients[0] = allocate({problem.N, problem.C, problem.H, problem.W}, input.scalar_type(),
-                            channels_last);
+    gradients[0] =
+        allocate({problem.N, problem.C, problem.H, problem.W}, input.scalar_type(), channels_last);
     if (!zero_if_empty(gradients[0])) {
       ConvTensors t = tensors;
       t.input = writable_view_of(gradients[0], type.real);
@@ -353,8 +353,8 @@ std::array<Tensor, 3> conv2d_backward(const Tensor& grad_output, const Tensor& i
     }
   }
   if (output_mask[1]) {
-    gradients[1] = allocate({problem.K, weight.size(1), problem.R, problem.S},
-                            input.scalar_type(), channels_last);
+    gradients[1] = allocate({problem.K, weight.size(1), problem.R, problem.S}, input.scalar_type(),
+                            channels_last);
     if (!zero_if_empty(gradients[1])) {
       ConvTensors t = tensors;
       t.weight = writable_view_of(gradients[1], type.real);

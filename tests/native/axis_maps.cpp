@@ -41,9 +41,9 @@ void check_axis(const ConvProblem& p) {
   for (std::int64_t q = 0; q < p.Q; ++q) {
     for (std::int64_t s = 0; s < p.S; ++s) {
       const std::int64_t expected = axis[q * p.stride_w + s * p.dilation_w];
-      CHECK(forward.source(q, s) == expected,
-            to_string(p) << " at output " << q << ", tap " << s << ": " << forward.source(q, s)
-                         << " instead of " << expected);
+      CHECK(forward.source(q, s) == expected, to_string(p) << " at output " << q << ", tap " << s
+                                                           << ": " << forward.source(q, s)
+                                                           << " instead of " << expected);
     }
   }
   const AxisMap backward = invert(forward, p.W);

@@ -17,12 +17,12 @@ Totals& totals();
 void record(bool passed, const char* file, int line, const std::string& message);
 
 // CHECK(sum == 3, "sum is " << sum)
-#define CHECK(condition, message)                                        \
-  do {                                                                   \
-    const bool check_passed = (condition);                               \
-    std::ostringstream check_text;                                       \
-    if (!check_passed) check_text << #condition << ": " << message;      \
-    record(check_passed, __FILE__, __LINE__, check_text.str());          \
+#define CHECK(condition, message)                                   \
+  do {                                                              \
+    const bool check_passed = (condition);                          \
+    std::ostringstream check_text;                                  \
+    if (!check_passed) check_text << #condition << ": " << message; \
+    record(check_passed, __FILE__, __LINE__, check_text.str());     \
   } while (false)
 
 void test_problems();

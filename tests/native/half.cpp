@@ -38,11 +38,11 @@ void check_type(int exponent_bits, int mantissa_bits, Narrow narrow) {
     const std::uint16_t next = static_cast<std::uint16_t>(i + 1);
     const double above = value_of(next, exponent_bits, mantissa_bits);
     if (!std::isfinite(expected) || std::isnan(above) || (next & 0x7fff) == 0) continue;
-    const double half_way =
-        std::isfinite(above) ? (expected + above) / 2
-                             : expected + (expected < 0 ? -1 : 1) *
-                                              std::ldexp(std::ldexp(1.0, -mantissa_bits - 1),
-                                                         static_cast<int>(std::ilogb(expected)));
+    const double half_way = std::isfinite(above)
+                                ? (expected + above) / 2
+                                : expected + (expected < 0 ? -1 : 1) *
+                                                 std::ldexp(std::ldexp(1.0, -mantissa_bits - 1),
+                                                            static_cast<int>(std::ilogb(expected)));
     if (static_cast<double>(static_cast<float>(half_way)) != half_way) continue;
     const float middle = static_cast<float>(half_way);
     CHECK(narrow(middle).bits == (i & 1 ? next : half.bits), "half way above bits " << i);

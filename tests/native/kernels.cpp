@@ -39,19 +39,15 @@ struct Geometry {
 };
 
 const Geometry kGeometries[] = {
-    {3, 3, {1, 1}, {1, 1}, {1, 1}},
-    {1, 1, {1, 1}, {0, 0}, {1, 1}},
-    {3, 3, {2, 2}, {1, 1}, {1, 1}},
-    {1, 1, {2, 2}, {0, 0}, {1, 1}},
-    {2, 1, {3, 2}, {0, 0}, {1, 1}},        // stride > kernel: pixels that nothing reads
-    {3, 3, {1, 1}, {2, 2}, {2, 2}},
-    {2, 3, {2, 3}, {2, 1}, {3, 1}},
+    {3, 3, {1, 1}, {1, 1}, {1, 1}},       {1, 1, {1, 1}, {0, 0}, {1, 1}},
+    {3, 3, {2, 2}, {1, 1}, {1, 1}},       {1, 1, {2, 2}, {0, 0}, {1, 1}},
+    {2, 1, {3, 2}, {0, 0}, {1, 1}},  // stride > kernel: pixels that nothing reads
+    {3, 3, {1, 1}, {2, 2}, {2, 2}},       {2, 3, {2, 3}, {2, 1}, {3, 1}},
     {3, 2, {1, 2}, {3, 0, 0, 4}, {1, 1}},  // left, right, top, bottom
     {2, 2, {1, 1}, {5, 4}, {1, 1}},        // rows and columns of nothing but padding
     {1, 9, {1, 1}, {0, 4}, {1, 1}},        // more taps in a row than wgrad_depthwise takes at once
-    {5, 1, {1, 1}, {2, 0}, {1, 1}},
-    {7, 7, {2, 2}, {3, 3}, {1, 1}},
-    {3, 3, {1, 1}, {9, 9}, {9, 9}},        // most taps lie in the padding
+    {5, 1, {1, 1}, {2, 0}, {1, 1}},       {7, 7, {2, 2}, {3, 3}, {1, 1}},
+    {3, 3, {1, 1}, {9, 9}, {9, 9}},  // most taps lie in the padding
 };
 constexpr const char* kModes[] = {"zeros", "reflect", "replicate", "circular"};
 
@@ -75,8 +71,9 @@ class Problems {
     a.padding_mode = mode;
     if (mode != std::string("zeros") && mode != std::string("replicate")) {
       for (int i : {2, 3}) {  // as much input as reflect and circular padding want
-        const std::int64_t most = four ? std::max(g.padding[i == 3 ? 0 : 2], g.padding[i == 3 ? 1 : 3])
-                                       : g.padding[i - 2];
+        const std::int64_t most =
+            four ? std::max(g.padding[i == 3 ? 0 : 2], g.padding[i == 3 ? 1 : 3])
+                 : g.padding[i - 2];
         a.input_size[i] = std::max(a.input_size[i], most + 1);
       }
     }
@@ -183,8 +180,10 @@ struct Operands {
         output(dtype, {p.N, p.K, p.P, p.Q}, out) {}
 
   Tensor& written(Pass pass) {
-    return pass == Pass::kFprop ? output : pass == Pass::kDgrad ? input
-           : pass == Pass::kWgrad ? weight : bias;
+    return pass == Pass::kFprop   ? output
+           : pass == Pass::kDgrad ? input
+           : pass == Pass::kWgrad ? weight
+                                  : bias;
   }
   ConvTensors views(bool with_bias) const {
     ConvTensors t;
@@ -278,8 +277,8 @@ void check_problem(const KernelInfo& kernel, Isa isa, const ConvArguments& argum
     if (&t == &actual.written(pass)) continue;
     for (std::int64_t e = 0; e < t.numel(); ++e) {
       const double lowest = kernel.dtype == DType::kUInt8 ? 0 : -3;
-      const double drawn = small_integers ? lowest + std::floor(draw(&state) * (4 - lowest))
-                                          : 2 * draw(&state) - 1;
+      const double drawn =
+          small_integers ? lowest + std::floor(draw(&state) * (4 - lowest)) : 2 * draw(&state) - 1;
       t.set(e, drawn);
     }
     for (std::int64_t e = 0; e < t.numel(); ++e) {  // afterwards: expanded elements are shared

@@ -32,12 +32,11 @@ void sizes_by_hand() {
   };
   const Row rows[] = {
       {5, 5, 3, 3, 2, 1, {1, 1}, 3, 3},  // a 7x7 padded image
-      {7, 7, 3, 3, 2, 1, {1, 1}, 4, 4},
-      {7, 7, 5, 5, 1, 1, {2, 2}, 7, 7},
-      {6, 6, 3, 3, 2, 1, {0, 0}, 2, 2},        // floored: a row and a column are left over
-      {1, 1, 1, 1, 5, 1, {0, 0}, 1, 1},        // stride > input
-      {9, 5, 3, 2, 1, 4, {0, 0}, 1, 1},        // the dilated kernel just fits
-      {5, 6, 3, 2, 1, 1, {1, 2, 3, 4}, 10, 8}, // left, right, top, bottom
+      {7, 7, 3, 3, 2, 1, {1, 1}, 4, 4},        {7, 7, 5, 5, 1, 1, {2, 2}, 7, 7},
+      {6, 6, 3, 3, 2, 1, {0, 0}, 2, 2},         // floored: a row and a column are left over
+      {1, 1, 1, 1, 5, 1, {0, 0}, 1, 1},         // stride > input
+      {9, 5, 3, 2, 1, 4, {0, 0}, 1, 1},         // the dilated kernel just fits
+      {5, 6, 3, 2, 1, 1, {1, 2, 3, 4}, 10, 8},  // left, right, top, bottom
   };
   for (const Row& row : rows) {
     ConvArguments a = small();
@@ -99,7 +98,8 @@ void bad_arguments() {
   // reflect stops short of the whole extent, circular at the whole extent; replicate has no limit.
   for (std::int64_t pad : {4, 5, 6}) {
     for (const char* mode : {"reflect", "circular", "replicate"}) {
-      const bool reflect = mode == std::string("reflect"), circular = mode == std::string("circular");
+      const bool reflect = mode == std::string("reflect"),
+                 circular = mode == std::string("circular");
       const auto change = [&](ConvArguments* a) {
         a->padding = {pad, 0};
         a->padding_mode = mode;

@@ -2,8 +2,8 @@
 // splits each vector, so that the shapes of the AVX-512 kernels run on every machine.
 #define CONVEXT_ISA wide
 #define CONVEXT_VECTOR_BYTES 64
-#include "cpu/isa_unit.h"
 #include "wide.h"
+#include "cpu/isa_unit.h"
 
 namespace convext_tests {
 
