@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -286,6 +287,27 @@ def test_jit_trace(tmp_path: Path) -> None:
         torch.autograd.grad(traced(other).sum(), leaves),
         torch.autograd.grad(net(other).sum(), leaves),
     )
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"padding": "same"},
+        {"padding": (1, 2, 0, 1)},
+        {"padding": (1, 2), "padding_mode": "reflect", "groups": 2, "bias": False},
+    ],
+)
+def test_jit_script(arguments: dict[str, Any]) -> None:
+    module = convext.ConvExt2d(4, 6, 3, **arguments)
+    scripted = torch.jit.script(module)
+    for size in ((2, 4, 8, 8), (4, 8, 8)):
+        leaves = [torch.randn(size, requires_grad=True), *module.parameters()]
+        output, reference = scripted(leaves[0]), module(leaves[0])
+        assert torch.equal(output, reference)
+        torch.testing.assert_close(
+            torch.autograd.grad(output.sum(), leaves), torch.autograd.grad(reference.sum(), leaves)
+        )
 
 
 def test_layout_constraint_of_inductor() -> None:

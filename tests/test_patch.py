@@ -129,3 +129,37 @@ def test_compiled_inside_and_around() -> None:
         assert native_calls() == 1
     torch.testing.assert_close(compiled(X), reference)
     assert native_calls() == 0
+
+
+# --------------------------------------------------------------------------------------------------
+# convext.conv2d is itself a function that others may override, as torch's are
+
+
+class Recorder(torch.overrides.TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[object] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.seen.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+class Overriding(torch.Tensor):
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is convext.conv2d:
+            return "overridden", kwargs
+        return super().__torch_function__(func, types, args, kwargs)
+
+
+def test_modes_and_subclasses_see_the_function() -> None:
+    with Recorder() as recorder:
+        convext.conv2d(X, W, padding=1)
+    assert recorder.seen[0] is convext.conv2d
+    for args in ((X.as_subclass(Overriding), W), (X, W.as_subclass(Overriding))):
+        word, kwargs = convext.conv2d(*args, padding=1, padding_mode="reflect")
+        assert word == "overridden"
+        assert kwargs["padding_mode"] == "reflect"
+    with convext.patch():
+        assert F.conv2d(X.as_subclass(Overriding), W)[0] == "overridden"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .functional import Size2, conv2d
@@ -77,16 +78,31 @@ class ConvExt2d(nn.Conv2d):
             self._reversed_padding_repeated_twice = list(self.padding)
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return conv2d(
-            input,
-            weight,
-            bias,
-            self.stride,
-            self.padding,
-            self.dilation,
-            self.groups,
-            padding_mode=self.padding_mode,
-        )
+        # TorchScript reads this half alone, and only knows operators.
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            batched = input if input.dim() == 4 else input.unsqueeze(0)
+            output: Tensor = torch.ops.convext.conv2d(
+                batched,
+                weight,
+                bias,
+                self.stride,
+                self._reversed_padding_repeated_twice,
+                self.dilation,
+                self.groups,
+                self.padding_mode,
+            )
+            return output if input.dim() == 4 else output.squeeze(0)
+        else:
+            return conv2d(
+                input,
+                weight,
+                bias,
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.groups,
+                padding_mode=self.padding_mode,
+            )
 
 
 class LazyConvExt2d(nn.LazyConv2d, ConvExt2d):  # type: ignore[misc]
