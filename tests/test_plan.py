@@ -117,6 +117,17 @@ def test_explain_says_what_runs() -> None:
     assert plan.kernel == kernel
 
 
+def test_explain_of_other_layouts() -> None:
+    input, weight = torch.empty(1, 4, 6, 6), torch.empty(6, 4, 3, 3)
+    for other in (
+        input.to(memory_format=torch.channels_last),
+        input.transpose(2, 3),
+        input[:, :, ::2, ::2].expand(3, 4, 3, 3),
+    ):
+        plan = convext.explain(other, weight)
+        assert (plan.problem.N, plan.problem.H) == (other.size(0), other.size(2))
+
+
 def test_explain_of_other_inputs_and_errors() -> None:
     weight = torch.empty(6, 4, 3, 3)
     assert convext.explain(torch.empty(4, 6, 6), weight).problem.N == 1

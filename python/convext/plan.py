@@ -11,6 +11,7 @@ from contextlib import ContextDecorator, contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from . import _C
@@ -124,8 +125,8 @@ def explain(
 ) -> _C.Plan:
     """The plan of a convolution on the CPU: the kernel that would run, and why not the others.
 
-    Only shapes, layouts and dtype count; meta tensors will do. A complex convolution is several real ones,
-    whose plan this is.
+    Only shapes, layouts and dtype count; meta tensors will do. A complex convolution is several
+    real ones, whose plan this is.
 
     >>> image, weight = torch.empty(1, 64, 56, 56), torch.empty(64, 64, 3, 3)
     >>> print(convext.explain(image, weight, padding=1, direction="weight_grad"))
