@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import convext.testing
+from convext.plan import layout_of
 from convext.testing import (
     FLOATING_DTYPES,
     INTEGER_DTYPES,
@@ -522,6 +523,24 @@ def test_documentation_example():
     result = doctest.testmod(convext.testing)
     assert result.attempted > 0
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.complex64])
+def test_native_problems_are_the_same_problems(dtype):
+    for problem in (*edge_problems(dtype), *random_problems(50, dtype)):
+        native = problem.native()
+        assert problem.output_size == (native.N, native.K, native.P, native.Q)
+        assert problem.input_size[1:] == (native.C, native.H, native.W)
+        assert problem.weight_size[2:] == (native.R, native.S)
+        pad = (native.pad_left, native.pad_right, native.pad_top, native.pad_bottom)
+        assert pad == problem.pad
+        assert (native.stride_h, native.stride_w) == problem.stride
+        assert (native.dilation_h, native.dilation_w) == problem.dilation
+        assert (native.groups, native.padding_mode) == (problem.groups, problem.padding_mode)
+        assert native.dtype == "float32"
+        tensors = problem.tensors()
+        assert native.input_layout == layout_of(tensors.input)
+        assert native.weight_layout == layout_of(tensors.weight)
 
 
 @pytest.mark.parametrize("dtype", INTEGER_DTYPES)

@@ -194,12 +194,9 @@ class Problem:
             self._draw(size, generator)
             for size in (self.input_size, self.weight_size, self.output_size, (self.K,))
         ]
-        layouts = [self.layout] * 3
-        if self.layout == "mixed":
-            layouts = ["channels_last", "contiguous", "contiguous"]
         input, weight, grad_output = (
             _lay_out(value.to(self.device), layout)
-            for value, layout in zip(values[:3], layouts, strict=True)
+            for value, layout in zip(values[:3], self._layouts, strict=True)
         )
         bias = values[3].to(self.device) if self.bias else None
         return Tensors(input, weight, bias, grad_output)
@@ -283,9 +280,15 @@ class Problem:
         """The ``convext._C.ConvProblem`` of the same geometry, for plans; of a complex
         convolution, that of the real ones it is made of."""
         from convext import _C
+        from convext.plan import layout_of
 
         real = self.dtype.to_real() if self.dtype.is_complex else self.dtype
-        layout = self.layout if self.layout in ("contiguous", "channels_last") else "strided"
+        input, weight = (
+            layout_of(_lay_out(torch.empty(size, device="meta"), layout))
+            for size, layout in zip(
+                (self.input_size, self.weight_size), self._layouts, strict=False
+            )
+        )
         return _C.ConvProblem(
             self.input_size,
             self.weight_size,
@@ -295,9 +298,16 @@ class Problem:
             groups=self.groups,
             padding_mode=self.padding_mode,
             dtype=str(real).removeprefix("torch."),
-            input_layout={"mixed": "channels_last"}.get(self.layout, layout),
-            weight_layout={"mixed": "contiguous"}.get(self.layout, layout),
+            input_layout=input,
+            weight_layout=weight,
         )
+
+    @property
+    def _layouts(self) -> tuple[str, str, str]:
+        """Of input, weight and grad_output."""
+        if self.layout == "mixed":
+            return "channels_last", "contiguous", "contiguous"
+        return (self.layout,) * 3
 
     def _convolve(self, conv2d: Convolution) -> Convolution:
         return functools.partial(
