@@ -124,8 +124,8 @@ def test_explain_of_other_layouts() -> None:
         input.transpose(2, 3),
         input[:, :, ::2, ::2].expand(3, 4, 3, 3),
     ):
-        plan = convext.explain(other, weight)
-        assert (plan.problem.N, plan.problem.H) == (other.size(0), other.size(2))
+        problem = convext.explain(other, weight).problem
+        assert [problem.N, problem.C, problem.H, problem.W] == list(other.shape)
 
 
 def test_explain_of_other_inputs_and_errors() -> None:

@@ -318,7 +318,9 @@ _AUTOCAST_KEYS = torch._C.DispatchKeySet(
 def _autocast_kernel(device_type: str) -> Any:
     """``conv2d`` under autocast: the context's dtype, for what ATen would cast.
 
-    ``torch.library.register_autocast`` fixes one dtype for good; this reads the context's.
+    ``torch.library.register_autocast`` fixes one dtype for good; this reads the context's. ATen
+    keeps the casts of parameters for the rest of a context, in a cache that Python cannot reach:
+    a module used twice casts its weight twice here.
     """
 
     def cast(tensor: Tensor | None) -> Tensor | None:
