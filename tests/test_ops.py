@@ -100,9 +100,15 @@ def test_complex_backward_is_the_adjoint(geometry: Geometry, dtype: torch.dtype)
         torch.testing.assert_close(_aten.conv2d_backward(*args), reference)
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.complex128])
-@geometries
-def test_gradcheck(geometry: Geometry, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [
+        *((name, torch.float64) for name in GEOMETRIES),
+        *((name, torch.complex128) for name in ("plain", "strided", "circular")),
+    ],
+)
+def test_gradcheck(name: str, dtype: torch.dtype) -> None:
+    geometry = GEOMETRIES[name]
     groups = geometry[3]
     sizes = (1, 2, 4, 4), (2, 2 // groups, 3, 2), (2,)  # small: it is evaluated very often
     inputs = tuple(torch.randn(size, dtype=dtype, requires_grad=True) for size in sizes)

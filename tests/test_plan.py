@@ -125,7 +125,7 @@ def test_explain_of_other_layouts() -> None:
         input[:, :, ::2, ::2].expand(3, 4, 3, 3),
     ):
         problem = convext.explain(other, weight).problem
-        assert [problem.N, problem.C, problem.H, problem.W] == list(other.shape)
+        assert other.shape == (problem.N, problem.C, problem.H, problem.W)
 
 
 def test_explain_of_other_inputs_and_errors() -> None:
