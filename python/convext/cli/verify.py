@@ -53,7 +53,7 @@ class Effort:
 
 
 QUICK = Effort(edges=40, random=20, around=6)
-FULL = Effort(edges=1000, random=200, around=40)
+FULL = Effort(edges=160, random=200, around=40)
 
 
 @dataclasses.dataclass(frozen=True)
