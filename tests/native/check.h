@@ -28,6 +28,6 @@ void record(bool passed, const char* file, int line, const std::string& message)
 void test_problems();
 void test_axis_maps();
 void test_half();
-void test_kernels();
+void test_kernels(std::int64_t every);
 
 }  // namespace convext_tests

@@ -1,8 +1,9 @@
 // Tests of the core without torch or Python. Exit code 0 if every check passed.
 //
 // Runs the kernels of every instruction set that this CPU can run, or of the one CONVEXT_CPU_ISA
-// names.
+// names. With an argument n, every kernel gets every n-th of its problems only.
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 
 #include "check.h"
@@ -25,13 +26,18 @@ void record(bool passed, const char* file, int line, const std::string& message)
 
 }  // namespace convext_tests
 
-int main() {
+int main(int argc, char** argv) {
   using namespace convext_tests;
+  const long every = argc > 1 ? std::atol(argv[1]) : 1;
+  if (argc > 2 || every < 1) {
+    std::fprintf(stderr, "usage: %s [n]\n", argv[0]);
+    return 2;
+  }
   try {
     test_problems();
     test_axis_maps();
     test_half();
-    test_kernels();
+    test_kernels(every);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "stopped: %s\n", error.what());
     return 1;
