@@ -189,8 +189,9 @@ ConvTensors real_tensors(Pass pass, const ConvTensors& t, int first_part, int se
 
 // (a + ib)(c + id), or (a + ib)(c - id) in the gradients, as four real convolutions. `result` is
 // the written tensor, whose views are in `t`.
-void run_complex(const ConvProblem& problem, Pass pass, const ConvTensors& t,
-                 const Tensor& result) {
+void run_complex(ConvProblem problem, Pass pass, const ConvTensors& t, const Tensor& result) {
+  // Parts lie two real numbers apart, whatever the tensors' layouts.
+  problem.input_layout = problem.weight_layout = Layout::kStrided;
   if (pass == Pass::kBgrad) {  // linear: part by part
     for (int part = 0; part < 2; ++part) {
       ConvTensors real = t;

@@ -105,6 +105,8 @@ def forced_plan() -> str:
 
 def layout_of(tensor: Tensor) -> str:
     """``"contiguous"``, ``"channels_last"`` or ``"strided"``, as a plan sees a 4-d tensor."""
+    if tensor.is_complex():  # its parts are what is convolved
+        return "strided"
     if tensor.is_contiguous():
         return "contiguous"
     if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):

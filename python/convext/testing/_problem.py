@@ -284,7 +284,7 @@ class Problem:
 
         real = self.dtype.to_real() if self.dtype.is_complex else self.dtype
         input, weight = (
-            layout_of(_lay_out(torch.empty(size, device="meta"), layout))
+            layout_of(_lay_out(torch.empty(size, dtype=self.dtype, device="meta"), layout))
             for size, layout in zip(
                 (self.input_size, self.weight_size), self._layouts, strict=False
             )
