@@ -7,6 +7,7 @@
 // never packed. The register tile is gemm_indirect's with the operands exchanged.
 #include <vector>
 
+#include "../int_math.h"
 #include "drivers.h"
 #include "isa_kernels.h"
 #include "isa_select.h"
@@ -15,8 +16,6 @@
 
 namespace convext {
 namespace {
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 template <class T>
 class Im2colPass {

@@ -2,16 +2,16 @@
 // pixels, which differ only in the maps from a pixel and a tap to source pixels.
 #include <vector>
 
+#include "../int_math.h"
 #include "drivers.h"
 #include "isa_kernels.h"
 #include "isa_select.h"
+#include "pointer_table.h"
 #include "row_cache.h"
 #include "scratch.h"
 
 namespace convext {
 namespace {
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 // Destination pixels of equal remainders modulo the step. In dgrad the step is the stride: only
 // within such a class do pixels meet the same taps, and the others' are skipped.
@@ -206,24 +206,13 @@ class IndirectPass {
           source_channels_(pass.groups_ * pass.depth_),
           in_place_(!pass.merged_ && channels_in_place<T>(pass.source_, source_channels_)),
           cache_(pass.kernels_, pass.source_, source_channels_, in_place_,
-                 pass.most_block_rows_ * pass.R_ * pass.rows_.longest, pass.packed_columns_) {
-      const std::int64_t run = pass.merged_ ? pass.S_ * pass.depth_ : source_channels_;
-      T* zeros = scratch<T>(Slot::kZeros, run);
-      for (std::int64_t i = 0; i < run; ++i) zeros[i] = 0;
-      zeros_ = zeros;
+                 pass.most_block_rows_ * pass.R_ * pass.rows_.longest, pass.packed_columns_),
+          table_(pass.rows_, pass.columns_, pass.mr_, pass.merged_ ? pass.merged_step_ : 0,
+                 cache_.pixel_stride(), pass.merged_ ? pass.S_ * pass.depth_ : source_channels_) {
       destination_channels_ = pass.groups_ * pass.lanes_;
       store_in_place_ = channels_in_place<T>(pass.destination_, destination_channels_);
       const std::int64_t width = pass.depthwise_ ? destination_channels_ : pass.nr_;
       tile_ = scratch<T>(Slot::kTile, pass.block_ * width);
-      if (pass.columns_.longest <= 1) {
-        column_offset_.resize(pass.columns_.destinations * pass.S_);
-        for (std::int64_t w = 0; w < pass.columns_.destinations; ++w) {
-          for (std::int64_t s = 0; s < pass.S_; ++s) {
-            const std::int64_t source = pass.columns_.source(w, s);
-            column_offset_[w * pass.S_ + s] = source < 0 ? -1 : source * cache_.pixel_stride();
-          }
-        }
-      }
       h_.resize(pass.block_);
       w_.resize(pass.block_);
       y_.resize(pass.block_);
@@ -248,7 +237,7 @@ class IndirectPass {
         }
       }
       cache_.begin_item(n);
-      build_table();
+      table_.build(cache_, h_, w_, pixels_);
       if (store_in_place_) {
         for (std::int64_t i = 0; i < pixels_; ++i) {
           y_[i] = static_cast<T*>(element(pass_.destination_, n, 0, h_[i], w_[i]));
@@ -268,125 +257,6 @@ class IndirectPass {
       return pass_.classes_[i];
     }
 
-    // For each tile of mr pixels: the taps that reach a source pixel of at least one of them, and
-    // where each pixel finds it. What a tile skips depends on its pixels' positions alone.
-    void build_table() {
-      pointers_.clear();
-      taps_.clear();
-      tile_start_.clear();
-      for (std::int64_t first = 0; first < pixels_; first += pass_.mr_) {
-        const std::int64_t left = pixels_ - first;
-        const int m = static_cast<int>(left < pass_.mr_ ? left : pass_.mr_);
-        tile_start_.push_back(
-            {static_cast<std::int64_t>(pointers_.size()), static_cast<std::int64_t>(taps_.size())});
-        if (pass_.merged_) {
-          add_merged_entries(first, m);
-        } else if (pass_.rows_.longest <= 1 && pass_.columns_.longest <= 1) {
-          add_entries(first, m);
-        } else {
-          add_entries_of_copies(first, m);
-        }
-      }
-      tile_start_.push_back(
-          {static_cast<std::int64_t>(pointers_.size()), static_cast<std::int64_t>(taps_.size())});
-    }
-
-    void add_merged_entries(std::int64_t first, int m) {
-      for (std::int64_t r = 0; r < pass_.R_; ++r) {
-        const T* x[kMostMr];
-        bool any = false;
-        for (int i = 0; i < m; ++i) {
-          const std::int64_t h = pass_.rows_.source(h_[first + i], r);
-          x[i] = h < 0 ? zeros_
-                       : cache_.row(h) + w_[first + i] * pass_.merged_step_ * cache_.pixel_stride();
-          any = any || h >= 0;
-        }
-        if (!any) continue;
-        pointers_.insert(pointers_.end(), x, x + m);
-        taps_.push_back(static_cast<std::int32_t>(r));
-      }
-    }
-
-    // Every (pixel, tap) has one source pixel or none.
-    void add_entries(std::int64_t first, int m) {
-      const std::int64_t S = pass_.S_;
-      for (std::int64_t r = 0; r < pass_.R_; ++r) {
-        const T* row[kMostMr];
-        bool any_row = false;
-        for (int i = 0; i < m; ++i) {
-          const std::int64_t h = h_[first + i];
-          if (i > 0 && h == h_[first + i - 1]) {
-            row[i] = row[i - 1];
-            continue;
-          }
-          const std::int64_t source = pass_.rows_.source(h, r);
-          row[i] = source < 0 ? nullptr : cache_.row(source);
-          any_row = any_row || source >= 0;
-        }
-        if (!any_row) continue;
-        std::size_t at = pointers_.size();
-        pointers_.resize(at + S * m);
-        for (std::int64_t s = 0; s < S; ++s) {
-          const T** x = pointers_.data() + at;
-          bool any = false;
-          for (int i = 0; i < m; ++i) {
-            const std::int64_t offset = column_offset_[w_[first + i] * S + s];
-            const bool there = row[i] != nullptr && offset >= 0;
-            x[i] = there ? row[i] + offset : zeros_;
-            any = any || there;
-          }
-          if (!any) continue;
-          taps_.push_back(static_cast<std::int32_t>(r * S + s));
-          at += m;
-        }
-        pointers_.resize(at);
-      }
-    }
-
-    // Input grad of a mode that copies border pixels: a (pixel, tap) may have several sources, and
-    // its tap as many entries.
-    void add_entries_of_copies(std::int64_t first, int m) {
-      const AxisMap& rows = pass_.rows_;
-      const AxisMap& columns = pass_.columns_;
-      const std::int64_t pixel_stride = cache_.pixel_stride();
-      for (std::int64_t r = 0; r < pass_.R_; ++r) {
-        std::int64_t row_count = 0;
-        for (int i = 0; i < m; ++i) {
-          const std::int64_t count = rows.count(h_[first + i], r);
-          if (count > row_count) row_count = count;
-        }
-        for (std::int64_t a = 0; a < row_count; ++a) {
-          const T* row[kMostMr];
-          for (int i = 0; i < m; ++i) {
-            const std::int64_t h = h_[first + i];
-            row[i] = a >= rows.count(h, r)             ? nullptr
-                     : i > 0 && h == h_[first + i - 1] ? row[i - 1]
-                                                       : cache_.row(rows.list(h, r)[a]);
-          }
-          for (std::int64_t s = 0; s < pass_.S_; ++s) {
-            for (std::int64_t b = 0;; ++b) {
-              const std::size_t at = pointers_.size();
-              pointers_.resize(at + m);
-              bool any = false, more = false;
-              for (int i = 0; i < m; ++i) {
-                const std::int64_t w = w_[first + i], count = columns.count(w, s);
-                const bool there = row[i] != nullptr && b < count;
-                pointers_[at + i] = there ? row[i] + columns.list(w, s)[b] * pixel_stride : zeros_;
-                any = any || there;
-                more = more || b + 1 < count;
-              }
-              if (any) {
-                taps_.push_back(static_cast<std::int32_t>(r * pass_.S_ + s));
-              } else {
-                pointers_.resize(at);
-              }
-              if (!more) break;
-            }
-          }
-        }
-      }
-    }
-
     void run_unit(std::int64_t n, const PixelClass& c, std::int64_t unit) {
       const std::int64_t g = unit / pass_.lane_blocks_, lb = unit % pass_.lane_blocks_;
       const std::int64_t lanes = pass_.lanes_in_block(lb);
@@ -402,8 +272,8 @@ class IndirectPass {
       tile.bias_by_row = false;
       tile.y_offset = in_place ? channel : 0;
       T* const* y = in_place ? y_.data() : tile_y_.data();
-      for_each_tile([&](std::int64_t first, int m, const T* const* x, const std::int32_t* tap,
-                        std::int64_t entries) {
+      table_.for_each_tile([&](std::int64_t first, int m, const T* const* x,
+                               const std::int32_t* tap, std::int64_t entries) {
         tile.x = x;
         tile.tap = tap;
         tile.entries = entries;
@@ -419,8 +289,8 @@ class IndirectPass {
       tile.weight = pass_.panels_;
       tile.bias = pass_.packed_bias_;
       T* const* y = store_in_place_ ? y_.data() : tile_y_.data();
-      for_each_tile([&](std::int64_t first, int m, const T* const* x, const std::int32_t* tap,
-                        std::int64_t entries) {
+      table_.for_each_tile([&](std::int64_t first, int m, const T* const* x,
+                               const std::int32_t* tap, std::int64_t entries) {
         tile.x = x;
         tile.tap = tap;
         tile.entries = entries;
@@ -428,17 +298,6 @@ class IndirectPass {
         pass_.kernels_.depthwise(tile, m);
       });
       if (!store_in_place_) unpack(n, c, 0, destination_channels_);
-    }
-
-    template <class F>
-    void for_each_tile(F&& f) {
-      for (std::size_t t = 0; t + 1 < tile_start_.size(); ++t) {
-        const std::int64_t first = static_cast<std::int64_t>(t) * pass_.mr_;
-        const std::int64_t left = pixels_ - first;
-        f(first, static_cast<int>(left < pass_.mr_ ? left : pass_.mr_),
-          pointers_.data() + tile_start_[t].pointer, taps_.data() + tile_start_[t].tap,
-          tile_start_[t + 1].tap - tile_start_[t].tap);
-      }
     }
 
     // The tile of results to its place, in runs of pixels that lie one stride apart.
@@ -459,25 +318,16 @@ class IndirectPass {
       }
     }
 
-    static constexpr int kMostMr = 16;
-    struct TileStart {
-      std::int64_t pointer, tap;
-    };
-
     IndirectPass& pass_;
     std::int64_t source_channels_;
     bool in_place_;
     RowCache<T> cache_;
-    const T* zeros_ = nullptr;
+    PointerTable<T> table_;
     std::int64_t destination_channels_ = 0, tile_width_ = 0, pixels_ = 0;
     bool store_in_place_ = false;
     T* tile_ = nullptr;
-    std::vector<std::int64_t> column_offset_;  // [column][s]: of its source in a row, or -1
     std::vector<std::int64_t> h_, w_;
     std::vector<T*> y_, tile_y_;
-    std::vector<const T*> pointers_;
-    std::vector<std::int32_t> taps_;
-    std::vector<TileStart> tile_start_;
   };
 
   const ComputeKernels<T>& kernels_;

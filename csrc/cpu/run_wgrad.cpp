@@ -6,6 +6,7 @@
 // the sums are the same for any number of threads, and each is a sum of sums of short sums.
 #include <vector>
 
+#include "../int_math.h"
 #include "drivers.h"
 #include "isa_kernels.h"
 #include "isa_select.h"
@@ -14,9 +15,6 @@
 
 namespace convext {
 namespace {
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-std::int64_t round_up(std::int64_t a, std::int64_t b) { return ceil_div(a, b) * b; }
 
 template <class T>
 class WgradPass {

@@ -6,6 +6,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "../int_math.h"
 #include "cpu_features.h"
 #include "kernel_table.h"
 
@@ -58,7 +59,6 @@ void validate_force(const std::string& spec) {
   }
 }
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 std::int64_t clamp(std::int64_t v, std::int64_t low, std::int64_t high) {
   return v < low ? low : v > high ? high : v;
 }
