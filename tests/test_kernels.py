@@ -177,6 +177,23 @@ LARGE: dict[str, Problem] = {
 }
 
 
+@pytest.mark.parametrize("name", LARGE)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("values", ["normal", "integer"])
+def test_problems_of_many_work_items(name: str, dtype: torch.dtype, values: str) -> None:
+    """Large enough to be cut into items, and the sums over pixels into chunks, of every kernel."""
+    problem = LARGE[name].replace(dtype=dtype, values=values)
+    weight_grad = _C.plan(problem.native(), "wgrad")
+    assert problem.output_size is not None
+    n, _, p, q = problem.output_size
+    assert weight_grad.splits > 1 or n * p * q < 512
+    assert_correct(problem)
+    for isa in _C.isas()[1:]:  # the best one has just run
+        for kernel in KERNELS:
+            if kernel["arch"] == isa and getattr(torch, kernel["dtype"]) == dtype:
+                runs_checked(kernel, problem)
+
+
 @pytest.mark.usefixtures("_threads_restored")
 @pytest.mark.parametrize("name", LARGE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)

@@ -99,7 +99,16 @@ std::vector<ConvArguments> problems_around(const KernelInfo& kernel) {
   Problems found;
   const std::int64_t mr = kernel.mr, nr = kernel.nr;
   const Geometry &k3 = kGeometries[0], &k1 = kGeometries[1], &k3s2 = kGeometries[2];
-  if (kernel.algorithm == Algorithm::kDepthwise) {
+  const bool depthwise = kernel.algorithm == Algorithm::kDepthwise;
+  if (kernel.pass == Pass::kWgrad || kernel.pass == Pass::kBgrad) {
+    // Sums over so many pixels that they are split into chunks.
+    for (std::int64_t channels : {1, 3, 7, 10}) {
+      const std::int64_t groups = depthwise ? channels : 1, depth = depthwise ? 1 : channels;
+      found.add(1100, k1, 2, groups, depth, depthwise ? 1 : 5);
+      found.add(130, k3, 3, groups, depth, depthwise ? 1 : 2);
+    }
+  }
+  if (depthwise) {
     for (std::int64_t pixels : around(mr)) found.add(pixels, k3, 2, nr + 1, 1, 1);
     for (std::int64_t groups : around(nr)) found.add(mr + 1, k3, 1, groups, 1, 1);
     for (std::int64_t groups : around(nr)) found.add(mr, k3s2, 2, groups, 1, 1);
