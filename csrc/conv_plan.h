@@ -42,10 +42,13 @@ struct ConvPlan {
   Pass pass = Pass::kFprop;
   ConvProblem problem;
   const KernelInfo* kernel = nullptr;
-  std::int64_t pixel_block = 0;      // fprop, dgrad: output pixels of one work item
-  std::int64_t splits = 1;           // wgrad, bgrad: chunks of output rows, summed in order
-  std::int64_t channel_block = 0;    // wgrad: input channels of one work item
-  std::int64_t workspace_bytes = 0;  // shared by all threads; per-thread scratch not counted
+  std::int64_t pixel_block = 0;  // fprop, dgrad: output pixels of one work item
+  std::int64_t splits = 1;       // wgrad, bgrad: chunks of output rows, summed in order
+  // Few channels: one kernel row's taps and channels, adjacent in a packed row, are one run.
+  bool merged_columns = false;
+  std::int64_t channel_block = 0;  // wgrad: input channels of one work item
+  std::int64_t workspace_bytes =
+      0;  // at most; packed weights or partial sums, shared by all threads
   std::string reason;
   std::vector<std::pair<std::string, std::string>> refused;  // kernel name, why
 };

@@ -194,6 +194,10 @@ ConvProblem make_conv_problem(const ConvArguments& a) {
     p.pad_bottom = a.padding[3];
   }
 
+  if (p.N < 0 || p.C < 0 || p.H < 0 || p.W < 0 || p.K < 0) {
+    fail("sizes must not be negative, but got input of size " + format_sizes(a.input_size) +
+         " and weight of size " + format_sizes(a.weight_size));
+  }
   if (p.groups <= 0) fail("non-positive groups is not supported");
   if (p.pad_top < 0 || p.pad_bottom < 0 || p.pad_left < 0 || p.pad_right < 0) {
     fail("negative padding is not supported");
@@ -205,6 +209,9 @@ ConvProblem make_conv_problem(const ConvArguments& a) {
   }
   if (p.R <= 0 || p.S <= 0) {
     fail("kernel size must be positive, but got weight of size " + format_sizes(a.weight_size));
+  }
+  if (p.R > INT32_MAX / p.S) {  // the pointer table counts taps in 32 bits
+    fail("kernel size is too large, got weight of size " + format_sizes(a.weight_size));
   }
 
   std::ostringstream given;

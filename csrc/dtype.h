@@ -20,13 +20,28 @@ enum class DType : std::uint8_t {
 
 inline constexpr int kDTypeCount = 9;
 
-// 16-bit storage. Arithmetic happens in float32; conversion is in cpu/convert.h.
+// 16-bit storage. Arithmetic happens in float32; conversion is in half.h.
 struct BFloat16 {
   std::uint16_t bits;
 };
 struct Float16 {
   std::uint16_t bits;
 };
+
+constexpr std::int64_t bytes_of(DType dtype) {
+  switch (dtype) {
+    case DType::kFloat64:
+    case DType::kInt64: return 8;
+    case DType::kFloat32:
+    case DType::kInt32: return 4;
+    case DType::kBFloat16:
+    case DType::kFloat16:
+    case DType::kInt16: return 2;
+    case DType::kInt8:
+    case DType::kUInt8: return 1;
+  }
+  return 0;
+}
 
 // A 4-d tensor in NCHW index order (a weight is KCRS), whatever its memory order. Strides count
 // elements and may be 0 (expanded) or describe a slice.

@@ -1,4 +1,4 @@
-// Integer arithmetic on extents, which are never negative.
+// Integer arithmetic on extents, which are never negative. Not for ISA units (see cpu/simd.h).
 #pragma once
 
 #include <cstdint>

@@ -65,14 +65,13 @@ __attribute__((noinline)) void depthwise_indirect(const DepthwiseTile<T>& tile) 
   }
 }
 
+// Chooses the instance for mr pixels.
 template <class T, int Mr, int Vectors>
 void depthwise_indirect_dispatch(const DepthwiseTile<T>& tile, int mr) {
-  using Kernel = void (*)(const DepthwiseTile<T>&);
-  static constexpr Kernel kKernels[Mr] = {
-      depthwise_indirect<T, 1, Vectors>, depthwise_indirect<T, 2, Vectors>,
-      depthwise_indirect<T, 3, Vectors>, depthwise_indirect<T, 4, Vectors>,
-      depthwise_indirect<T, 5, Vectors>, depthwise_indirect<T, 6, Vectors>};
-  kKernels[mr - 1](tile);
+  if constexpr (Mr > 1) {
+    if (mr < Mr) return depthwise_indirect_dispatch<T, Mr - 1, Vectors>(tile, mr);
+  }
+  depthwise_indirect<T, Mr, Vectors>(tile);
 }
 
 }  // namespace

@@ -11,7 +11,7 @@
 // budget    mr*vectors accumulators + vectors weights + 1 broadcast: 6*4+4+1 = 29 of 32 registers
 //           (AVX-512), 6*2+2+1 = 15 of 16 (AVX2, baseline); mr+2 pointers.
 // needs     packed weights, zero-padded to nr lanes; readable pointers for every pixel (padding
-//           points at zeros). Fewer than mr pixels or `vectors` vectors: a narrower instance.
+//           points at zeros, where an infinite weight makes NaN). Fewer than mr pixels or `vectors` vectors: a narrower instance.
 // bound by  FMA: mr*vectors of them for mr+vectors loads a step.
 // step      from naive loops: pixels are reached through a table of pointers instead of index
 //           arithmetic, so stride, dilation, every padding mode and every border cost nothing here.
@@ -66,19 +66,18 @@ __attribute__((noinline)) void gemm_indirect(const GemmTile<T>& tile) {
   }
 }
 
-template <class T, int Mr, int Vectors>
+// Chooses the instance for mr rows and `vectors` vectors.
+template <class T, int Mr, int Vectors, int PanelVectors = Vectors>
 void gemm_indirect_dispatch(const GemmTile<T>& tile, int mr, int vectors) {
-  static constexpr int kPanel = Vectors;
-  using Kernel = void (*)(const GemmTile<T>&);
-#define CONVEXT_ROW(m)                                                                    \
-  {                                                                                       \
-    gemm_indirect<T, m, 1, kPanel>, gemm_indirect<T, m, 2, kPanel>, gemm_indirect < T, m, \
-        Vectors<3 ? 1 : 3, kPanel>, gemm_indirect < T, m, Vectors<4 ? 1 : 4, kPanel>      \
+  if constexpr (Mr > 1) {
+    if (mr < Mr) return gemm_indirect_dispatch<T, Mr - 1, Vectors, PanelVectors>(tile, mr, vectors);
   }
-  static constexpr Kernel kKernels[Mr][4] = {CONVEXT_ROW(1), CONVEXT_ROW(2), CONVEXT_ROW(3),
-                                             CONVEXT_ROW(4), CONVEXT_ROW(5), CONVEXT_ROW(6)};
-#undef CONVEXT_ROW
-  kKernels[mr - 1][vectors - 1](tile);
+  if constexpr (Vectors > 1) {
+    if (vectors < Vectors) {
+      return gemm_indirect_dispatch<T, Mr, Vectors - 1, PanelVectors>(tile, mr, vectors);
+    }
+  }
+  gemm_indirect<T, Mr, Vectors, PanelVectors>(tile);
 }
 
 }  // namespace

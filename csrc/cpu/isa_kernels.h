@@ -8,6 +8,9 @@
 
 namespace convext {
 
+// No tile has more rows than this.
+inline constexpr int kMostMr = 16;
+
 // fprop_indirect, dgrad_indirect, fprop_im2col: one register tile. See gemm_indirect.h.
 template <class T>
 struct GemmTile {

@@ -19,6 +19,9 @@ constexpr int pick(int avx512, int avx2, int generic) {
   [[maybe_unused]] constexpr int k##pass##algorithm##Vectors = pick(v512, v2, vgeneric);
 #include "../kernels.def"
 #undef CONVEXT_KERNEL
+static_assert(kFpropIndirectMr <= kMostMr && kFpropDepthwiseMr <= kMostMr &&
+                  kWgradOuterMr <= kMostMr && kWgradDepthwiseMr <= kMostMr,
+              "the drivers' arrays of rows are too short");
 static_assert(kFpropIndirectMr == kDgradIndirectMr &&
                   kFpropIndirectVectors == kDgradIndirectVectors &&
                   kFpropIm2colMr == kFpropIndirectMr &&

@@ -170,7 +170,6 @@ class PointerTable {
     }
   }
 
-  static constexpr int kMostMr = 16;
   struct TileStart {
     std::int64_t pointer, tap;
   };

@@ -1,8 +1,8 @@
 // Rows of a tensor as kernels want them: channels contiguous, in compute type.
 //
 // A channels_last tensor of compute type is used where it lies. Any other (NCHW, sliced, 16-bit) is
-// packed row by row, when a work item first needs a row, into a small ring that stays in cache:
-// never a copy of the tensor. A row may also be packed with its horizontal padding in place.
+// packed row by row, when a work item first needs a row, into a ring of half a megabyte, or of
+// what one work item needs: at most one image for each thread, never a copy of the tensor. A row may also be packed with its horizontal padding in place.
 #pragma once
 
 #include <cstdint>
@@ -11,27 +11,9 @@
 #include "../axis_map.h"
 #include "isa_kernels.h"
 #include "scratch.h"
+#include "views.h"
 
 namespace convext {
-
-template <class T>
-constexpr DType compute_dtype() {
-  return sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
-}
-
-template <class T>
-bool channels_in_place(const TensorView& view, std::int64_t channels) {
-  return view.dtype == compute_dtype<T>() && (view.stride[1] == 1 || channels == 1);
-}
-
-inline void* element(const TensorView& view, std::int64_t n, std::int64_t c, std::int64_t h,
-                     std::int64_t w) {
-  const std::int64_t size = view.dtype == DType::kFloat64   ? 8
-                            : view.dtype == DType::kFloat32 ? 4
-                                                            : 2;
-  return static_cast<char*>(view.data) +
-         size * (n * view.stride[0] + c * view.stride[1] + h * view.stride[2] + w * view.stride[3]);
-}
 
 // A row of packed columns, as pieces that are copied alike: `count` columns from `first` to
 // destination `at`, taken from source column `source` in steps of `step`; source -1 means zeros.

@@ -4,7 +4,8 @@
 // read, column by column, into panels [channel][tap][nr pixels] that stay in cache, and multiplies
 // them by the weight as it lies, one row [channel][tap] an output channel. Lanes are pixels, so
 // NCHW is neither transposed on the way in nor on the way out, and float32 and float64 weights are
-// never packed. The register tile is gemm_indirect's with the operands exchanged.
+// never packed. The register tile is gemm_indirect's with the operands exchanged. Input and weight
+// are contiguous: the kernel's rule says so.
 #include <vector>
 
 #include "../int_math.h"
@@ -66,23 +67,17 @@ class Im2colPass {
  private:
   // Rows of weights [output channel][channel][tap] in compute type: the tensor itself, if it is.
   void prepare_weights(const Threads& threads) {
-    if (weight_.dtype == compute_dtype<T>() && layout_of(weight_) == Layout::kContiguous) {
+    if (weight_.dtype == compute_dtype<T>()) {
       weights_ = static_cast<const T*>(weight_.data);
       return;
     }
-    T* packed = scratch<T>(Slot::kPanels, p_.K * depth_);
-    const std::int64_t channels = p_.channels_per_group();
+    T* converted = scratch<T>(Slot::kPanels, p_.K * depth_);
     threads.run(p_.K, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t k = begin; k < end; ++k) {
-        for (std::int64_t c = 0; c < channels; ++c) {
-          for (std::int64_t r = 0; r < p_.R; ++r) {
-            kernels_.pack({element(weight_, k, c, r, 0), weight_.dtype, 0, weight_.stride[3]}, 1,
-                          p_.S, p_.S, packed + ((k * channels + c) * p_.R + r) * p_.S, p_.S, 0);
-          }
-        }
-      }
+      kernels_.pack({element(weight_, begin, 0, 0, 0), weight_.dtype, 0, 1}, 1,
+                    (end - begin) * depth_, (end - begin) * depth_, converted + begin * depth_, 0,
+                    0);
     });
-    weights_ = packed;
+    weights_ = converted;
   }
 
   // One thread's state: its panels and tile of results.
@@ -146,9 +141,9 @@ class Im2colPass {
               T* to, std::int64_t tile, std::int64_t ld, std::int64_t tile_stride) {
       if (run.h >= 0) {
         const TensorView& x = pass_.input_;
-        pass_.kernels_.pack({element(x, n, first_channel, run.h, run.w), x.dtype, x.stride[1],
-                             run.step * x.stride[3]},
-                            channels, run.count, tile, to, ld, tile_stride);
+        pass_.kernels_.pack(
+            {element(x, n, first_channel, run.h, run.w), x.dtype, x.stride[1], run.step}, channels,
+            run.count, tile, to, ld, tile_stride);
         return;
       }
       for (std::int64_t c = 0; c < channels; ++c) {
@@ -181,9 +176,7 @@ class Im2colPass {
       Run& run = runs_.back();
       if ((h < 0) != (run.h < 0)) return false;
       if (h >= 0) {
-        const TensorView& x = pass_.input_;
-        const std::int64_t distance = (h - run.h) * (x.stride[2] / x.stride[3]) + w - run.w;
-        if (h != run.h && x.stride[2] % x.stride[3] != 0) return false;
+        const std::int64_t distance = (h - run.h) * p_.W + w - run.w;
         if (run.count == 1) {
           if (distance <= 0) return false;
           run.step = distance;
@@ -198,7 +191,6 @@ class Im2colPass {
     void multiply(std::int64_t n, std::int64_t k, int rows, std::int64_t first, std::int64_t count,
                   const T* panel) {
       static constexpr std::int32_t kOnlyTap = 0;
-      static constexpr int kMostMr = 16;
       const T* x[kMostMr];
       T* y[kMostMr];
       const TensorView& out = pass_.output_;

@@ -1,5 +1,6 @@
 // Drives fprop and dgrad, dense, grouped and depthwise: both are the same loop over destination
 // pixels, which differ only in the maps from a pixel and a tap to source pixels.
+#include <algorithm>
 #include <vector>
 
 #include "../int_math.h"
@@ -47,7 +48,7 @@ class IndirectPass {
       depth_ = p.channels_per_group();
       lane_stride_ = t.weight.stride[0];
       depth_stride_ = t.weight.stride[1];
-      merged_ = !depthwise_ && p.dilation_w == 1 && groups_ == 1 && depth_ <= kMergeDepth && S_ > 1;
+      merged_ = plan.merged_columns;
     } else {
       source_ = t.output;
       destination_ = t.input;
@@ -88,8 +89,6 @@ class IndirectPass {
   }
 
  private:
-  // Up to this many channels, one row of taps is one run of the packed row (see merged_).
-  static constexpr std::int64_t kMergeDepth = 8;
   static constexpr std::int64_t kDepthChunk = 32;  // of one item of weight packing
 
   void make_classes() {
@@ -252,9 +251,10 @@ class IndirectPass {
 
    private:
     const PixelClass& locate(std::int64_t block) const {
-      std::size_t i = pass_.classes_.size() - 1;
-      while (pass_.classes_[i].first_block > block) --i;
-      return pass_.classes_[i];
+      const auto after = std::upper_bound(
+          pass_.classes_.begin(), pass_.classes_.end(), block,
+          [](std::int64_t value, const PixelClass& c) { return value < c.first_block; });
+      return *(after - 1);
     }
 
     void run_unit(std::int64_t n, const PixelClass& c, std::int64_t unit) {

@@ -34,8 +34,7 @@ class WgradPass {
     channels_ = depthwise_ ? p_.C : p_.channels_per_group();
     outputs_ = depthwise_ ? 1 : p_.outputs_per_group();
     // Few channels: one kernel row's taps and channels, adjacent in a packed row, are the lanes.
-    merged_ = !depthwise_ && groups_ == 1 && p_.dilation_w == 1 && p_.S > 1 &&
-              channels_ <= kMergeChannels;
+    merged_ = plan.merged_columns;
     taps_ = merged_ ? p_.R : p_.taps();
     lanes_ = merged_ ? p_.S * channels_ : channels_;
     nr_ = depthwise_ ? round_up(channels_, kernels_.lanes) : plan.kernel->nr;
@@ -43,7 +42,11 @@ class WgradPass {
     lane_chunks_ = ceil_div(lanes_, lane_chunk_);
     lane_blocks_ = ceil_div(lanes_, nr_);
     block_rows_ = kBlockPixels / p_.Q;
+    const std::int64_t chunk_rows = ceil_div(p_.N * p_.P, splits_);
+    if (block_rows_ > chunk_rows) block_rows_ = chunk_rows;
     if (block_rows_ < 1) block_rows_ = 1;
+    // Wide rows are summed piece by piece too.
+    run_pixels_ = p_.Q <= 2 * kBlockPixels ? p_.Q : kBlockPixels;
     make_columns();
     // One copy of the sums, in whole vectors, laid out as the weight: sum where the result goes.
     in_place_ = !depthwise_ && splits_ == 1 && channels_in_place<T>(grad_weight_, channels_) &&
@@ -65,7 +68,6 @@ class WgradPass {
 
  private:
   static constexpr std::int64_t kBlockPixels = 256;
-  static constexpr std::int64_t kMergeChannels = 8;
 
   // Sums are [split][group][tile of output channels][lane block][tap][mr][nr].
   std::int64_t group_elements() const {
@@ -275,7 +277,6 @@ class WgradPass {
       OuterTile<T> tile;
       tile.grad_channel_stride = channel_stride_;
       tile.x_pixel_stride = pixel_stride_;
-      tile.add = !first_block_;
       const int vector = pass_.kernels_.lanes;
       for (std::int64_t b = 0; b < lane_block_count_; ++b) {
         const std::int64_t left = lane_count_ - b * pass_.nr_;
@@ -283,37 +284,45 @@ class WgradPass {
         for (std::int64_t tap = 0; tap < pass_.taps_; ++tap) {
           const std::int64_t r = pass_.merged_ ? tap : tap / p_.S;
           const std::int64_t s = pass_.merged_ ? 0 : tap % p_.S;
-          find_runs(count, b, r, s);
-          for (std::int64_t k = 0; k < pass_.outputs_; k += pass_.mr_) {
-            const std::int64_t rest = pass_.outputs_ - k;
-            place_sum(b, tap, k, &tile);
-            tile.runs = runs_.data();
-            tile.run_count = static_cast<std::int64_t>(runs_.size());
-            pass_.kernels_.outer(tile, static_cast<int>(rest < pass_.mr_ ? rest : pass_.mr_),
-                                 vectors);
-            for (PixelRun<T>& run : runs_) run.grad += pass_.mr_ * channel_stride_;
+          for (std::int64_t q = 0; q < p_.Q; q += pass_.run_pixels_) {
+            const std::int64_t end = q + pass_.run_pixels_ < p_.Q ? q + pass_.run_pixels_ : p_.Q;
+            find_runs(count, b, r, s, q, end);
+            tile.add = !first_block_ || q > 0;
+            multiply_runs(b, tap, vectors, &tile);
           }
         }
       }
     }
 
-    // The block's pixels for one tap, as runs that are contiguous in both operands. Rows whose
-    // source lies in the padding are left out.
-    void find_runs(std::int64_t count, std::int64_t lane_block, std::int64_t r, std::int64_t s) {
+    void multiply_runs(std::int64_t b, std::int64_t tap, int vectors, OuterTile<T>* tile) {
+      for (std::int64_t k = 0; k < pass_.outputs_; k += pass_.mr_) {
+        const std::int64_t rest = pass_.outputs_ - k;
+        place_sum(b, tap, k, tile);
+        tile->runs = runs_.data();
+        tile->run_count = static_cast<std::int64_t>(runs_.size());
+        pass_.kernels_.outer(*tile, static_cast<int>(rest < pass_.mr_ ? rest : pass_.mr_), vectors);
+        for (PixelRun<T>& run : runs_) run.grad += pass_.mr_ * channel_stride_;
+      }
+    }
+
+    // The block's pixels of columns [q, end) for one tap, as runs that are contiguous in both
+    // operands. Rows whose source lies in the padding are left out.
+    void find_runs(std::int64_t count, std::int64_t lane_block, std::int64_t r, std::int64_t s,
+                   std::int64_t q, std::int64_t end) {
       runs_.clear();
       for (std::int64_t j = 0; j < count; ++j) {
         const std::int64_t slot = slot_of_[j * p_.R + r];
         if (slot < 0) continue;
-        const T* x = x_at(lane_block, slot) + s * tap_stride_;
+        const T* x = x_at(lane_block, slot) + s * tap_stride_ + q * pixel_stride_;
+        const T* grad = grad_rows_[j] + q;
         if (!runs_.empty()) {
           PixelRun<T>& last = runs_.back();
-          if (last.grad + last.pixels == grad_rows_[j] &&
-              last.x + last.pixels * pixel_stride_ == x) {
-            last.pixels += p_.Q;
+          if (last.grad + last.pixels == grad && last.x + last.pixels * pixel_stride_ == x) {
+            last.pixels += end - q;
             continue;
           }
         }
-        runs_.push_back({grad_rows_[j], x, p_.Q});
+        runs_.push_back({grad, x, end - q});
       }
     }
 
@@ -346,30 +355,35 @@ class WgradPass {
         for (std::int64_t i = 0; i < pass_.taps_ * pass_.nr_; ++i) sums_[i] = 0;
       }
       DepthwiseOuterTile<T> tile;
-      tile.pixels = p_.Q;
       tile.grad_pixel_stride = pass_.nr_;
       tile.x_pixel_stride = pixel_stride_;
       tile.channels = pass_.nr_;
       tile.sum_tap_stride = pass_.nr_;
       for (std::int64_t j = 0; j < count; ++j) {
-        tile.grad = grad_ + j * p_.Q * pass_.nr_;
         for (std::int64_t r = 0; r < p_.R; ++r) {
           const std::int64_t slot = slot_of_[j * p_.R + r];
           if (slot < 0) continue;
-          for (std::int64_t s0 = 0; s0 < p_.S; s0 += pass_.mr_) {
-            const std::int64_t left = p_.S - s0;
-            const int taps = static_cast<int>(left < pass_.mr_ ? left : pass_.mr_);
-            const T* x[kMostTaps];
-            for (int t = 0; t < taps; ++t) x[t] = x_at(0, slot) + (s0 + t) * tap_stride_;
-            tile.x = x;
-            tile.sum = sums_ + (r * p_.S + s0) * pass_.nr_;
-            pass_.kernels_.depthwise_outer(tile, taps);
+          for (std::int64_t q = 0; q < p_.Q; q += pass_.run_pixels_) {
+            tile.grad = grad_ + (j * p_.Q + q) * pass_.nr_;
+            tile.pixels = p_.Q - q < pass_.run_pixels_ ? p_.Q - q : pass_.run_pixels_;
+            run_depthwise_taps(r, x_at(0, slot) + q * pixel_stride_, &tile);
           }
         }
       }
     }
 
-    static constexpr int kMostTaps = 16;
+    // The taps of kernel row r, mr at a time.
+    void run_depthwise_taps(std::int64_t r, const T* first, DepthwiseOuterTile<T>* tile) {
+      for (std::int64_t s0 = 0; s0 < p_.S; s0 += pass_.mr_) {
+        const std::int64_t left = p_.S - s0;
+        const int taps = static_cast<int>(left < pass_.mr_ ? left : pass_.mr_);
+        const T* x[kMostMr];
+        for (int t = 0; t < taps; ++t) x[t] = first + (s0 + t) * tap_stride_;
+        tile->x = x;
+        tile->sum = sums_ + (r * p_.S + s0) * pass_.nr_;
+        pass_.kernels_.depthwise_outer(*tile, taps);
+      }
+    }
 
     WgradPass& pass_;
     const ConvProblem& p_;
@@ -397,7 +411,7 @@ class WgradPass {
   AxisMap rows_;
   std::int64_t groups_, channels_, outputs_, taps_, lanes_, lane_blocks_;
   std::int64_t lane_chunk_, lane_chunks_;  // lanes of a work item
-  std::int64_t block_rows_;
+  std::int64_t block_rows_, run_pixels_;
   std::int64_t pixel_step_ = 1, tap_step_ = 1, packed_columns_ = 0;
   std::vector<ColumnRun> runs_;
   T* sums_ = nullptr;
@@ -409,18 +423,22 @@ void rowsum(const ConvPlan& plan, const ConvTensors& t, const Threads& threads) 
   const ConvProblem& p = plan.problem;
   const std::int64_t padded = round_up(p.K, kernels.lanes);
   const std::int64_t rows = p.N * p.P;
+  constexpr std::int64_t kPiece = 256;  // pixels summed from zero at a time
   double* sums = scratch<double>(Slot::kSums, plan.splits * padded);
   threads.run(plan.splits, [&](std::int64_t begin, std::int64_t end) {
-    T* packed = scratch<T>(Slot::kGrad, p.Q * padded);
+    T* packed = scratch<T>(Slot::kGrad, (p.Q < kPiece ? p.Q : kPiece) * padded);
     for (std::int64_t split = begin; split < end; ++split) {
       double* sum = sums + split * padded;
       for (std::int64_t k = 0; k < padded; ++k) sum[k] = 0;
       const std::int64_t last = rows * (split + 1) / plan.splits;
       for (std::int64_t row = rows * split / plan.splits; row < last; ++row) {
-        const TensorView& g = t.output;
-        kernels.pack({element(g, row / p.P, 0, row % p.P, 0), g.dtype, g.stride[3], g.stride[1]},
-                     p.Q, p.K, padded, packed, padded, 0);
-        kernels.add_rows(packed, p.Q, padded, padded, sum);
+        for (std::int64_t q = 0; q < p.Q; q += kPiece) {
+          const TensorView& g = t.output;
+          const std::int64_t pixels = p.Q - q < kPiece ? p.Q - q : kPiece;
+          kernels.pack({element(g, row / p.P, 0, row % p.P, q), g.dtype, g.stride[3], g.stride[1]},
+                       pixels, p.K, padded, packed, padded, 0);
+          kernels.add_rows(packed, pixels, padded, padded, sum);
+        }
       }
     }
   });

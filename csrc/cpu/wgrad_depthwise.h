@@ -44,13 +44,13 @@ __attribute__((noinline)) void wgrad_depthwise(const DepthwiseOuterTile<T>& tile
   }
 }
 
+// Chooses the instance for this many taps.
 template <class T, int Mr>
 void wgrad_depthwise_dispatch(const DepthwiseOuterTile<T>& tile, int taps) {
-  using Kernel = void (*)(const DepthwiseOuterTile<T>&);
-  static constexpr Kernel kKernels[Mr] = {
-      wgrad_depthwise<T, 1>, wgrad_depthwise<T, 2>, wgrad_depthwise<T, 3>, wgrad_depthwise<T, 4>,
-      wgrad_depthwise<T, 5>, wgrad_depthwise<T, 6>, wgrad_depthwise<T, 7>, wgrad_depthwise<T, 8>};
-  kKernels[taps - 1](tile);
+  if constexpr (Mr > 1) {
+    if (taps < Mr) return wgrad_depthwise_dispatch<T, Mr - 1>(tile, taps);
+  }
+  wgrad_depthwise<T, Mr>(tile);
 }
 
 }  // namespace

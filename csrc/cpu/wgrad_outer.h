@@ -62,18 +62,16 @@ __attribute__((noinline)) void wgrad_outer(const OuterTile<T>& tile) {
   }
 }
 
+// Chooses the instance for mr output channels and `vectors` vectors.
 template <class T, int Mr, int Vectors>
 void wgrad_outer_dispatch(const OuterTile<T>& tile, int mr, int vectors) {
-  using Kernel = void (*)(const OuterTile<T>&);
-#define CONVEXT_ROW(m)                                                                  \
-  {                                                                                     \
-    wgrad_outer<T, m, 1>, wgrad_outer<T, m, 2>, wgrad_outer < T, m, Vectors<3 ? 1 : 3>, \
-        wgrad_outer < T, m, Vectors<4 ? 1 : 4>                                          \
+  if constexpr (Mr > 1) {
+    if (mr < Mr) return wgrad_outer_dispatch<T, Mr - 1, Vectors>(tile, mr, vectors);
   }
-  static constexpr Kernel kKernels[Mr][4] = {CONVEXT_ROW(1), CONVEXT_ROW(2), CONVEXT_ROW(3),
-                                             CONVEXT_ROW(4), CONVEXT_ROW(5), CONVEXT_ROW(6)};
-#undef CONVEXT_ROW
-  kKernels[mr - 1][vectors - 1](tile);
+  if constexpr (Vectors > 1) {
+    if (vectors < Vectors) return wgrad_outer_dispatch<T, Mr, Vectors - 1>(tile, mr, vectors);
+  }
+  wgrad_outer<T, Mr, Vectors>(tile);
 }
 
 }  // namespace

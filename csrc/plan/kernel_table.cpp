@@ -13,6 +13,25 @@ std::string one_channel_groups(const ConvProblem& p) {
          std::to_string(p.channels_per_group()) + " and " + std::to_string(p.outputs_per_group());
 }
 
+// A replicated border pixel has as many sources in input grad as it has copies.
+std::string few_copies(const ConvProblem& p) {
+  if (p.padding_mode != PaddingMode::kReplicate) return "";
+  constexpr std::int64_t kMostCopies = 4096;
+  const auto copies = [](std::int64_t begin, std::int64_t end, std::int64_t stride) {
+    return 1 + (begin > end ? begin : end) / stride;
+  };
+  const std::int64_t down = copies(p.pad_top, p.pad_bottom, p.stride_h);
+  const std::int64_t across = copies(p.pad_left, p.pad_right, p.stride_w);
+  if (down <= kMostCopies && across <= kMostCopies && down * across <= kMostCopies) return "";
+  return "needs at most " + std::to_string(kMostCopies) + " copies of a corner pixel, there are " +
+         std::to_string(down) + " x " + std::to_string(across);
+}
+
+std::string one_channel_groups_few_copies(const ConvProblem& p) {
+  const std::string why = one_channel_groups(p);
+  return why.empty() ? few_copies(p) : why;
+}
+
 std::string contiguous_planes(const ConvProblem& p) {
   if (p.input_layout != Layout::kContiguous || p.weight_layout != Layout::kContiguous) {
     return std::string("needs a contiguous input and weight, they are ") +

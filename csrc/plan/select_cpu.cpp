@@ -1,5 +1,5 @@
-// Chooses a kernel: the table's order within the pass, first that can run the problem and is worth it. Every
-// refusal is kept with its reason. Then the blocking, by shape alone.
+// Chooses a kernel: in the table's order within the pass, the first that can run the problem and is
+// worth it. Every refusal is kept with its reason. Then the blocking, by shape alone.
 #include <atomic>
 #include <cstdlib>
 #include <mutex>
@@ -63,36 +63,53 @@ std::int64_t clamp(std::int64_t v, std::int64_t low, std::int64_t high) {
   return v < low ? low : v > high ? high : v;
 }
 
+bool merges_columns(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const Algorithm algorithm = plan.kernel->algorithm;
+  const bool can = (plan.pass == Pass::kFprop && algorithm == Algorithm::kIndirect) ||
+                   (plan.pass == Pass::kWgrad && algorithm == Algorithm::kOuter);
+  constexpr std::int64_t kFewChannels = 8;
+  // With a stride wider than the kernel a packed row would hold columns that nothing reads.
+  return can && p.groups == 1 && p.C <= kFewChannels && p.S > 1 && p.dilation_w == 1 &&
+         p.stride_w <= p.S;
+}
+
 // How weight grad and bias grad split their sums: by shape alone, never by threads. A small weight
 // is summed in up to 16 chunks of output rows, each with a copy of the weight; a large one instead
 // is cut by input channels, and its rows stay in one chunk.
 void block_wgrad(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
+  const bool depthwise = plan->kernel->algorithm == Algorithm::kDepthwise;
   const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
-  const std::int64_t weights = p.K * p.channels_per_group() * p.taps();
+  const std::int64_t nr = plan->kernel->nr;
+  // A copy of the sums holds whole tiles.
+  const std::int64_t lanes =
+      plan->merged_columns ? p.S * p.channels_per_group() : p.channels_per_group();
+  const std::int64_t tile_rows = round_up(p.outputs_per_group(), plan->kernel->mr);
+  const std::int64_t copy = depthwise ? p.taps() * round_up(p.C, nr)
+                                      : p.groups * tile_rows * round_up(lanes, nr) *
+                                            (plan->merged_columns ? p.R : p.taps());
   const std::int64_t rows = p.N * p.P;
   constexpr std::int64_t kSplitBytes = 1 << 20;
   constexpr std::int64_t kItems = 16;
   plan->channel_block = p.channels_per_group();
-  if (weights * element <= kSplitBytes) {
+  if (copy * element <= kSplitBytes) {
     // A chunk has at least 512 pixels, so that filling its copy is a small part of its work.
     plan->splits = clamp(rows * p.Q / 512, 1, kItems < rows ? kItems : rows);
-  } else if (p.groups < kItems) {
-    const std::int64_t vector_channels = plan->kernel->nr;
+  } else if (p.groups < kItems && !depthwise) {
     const std::int64_t blocks = ceil_div(kItems, p.groups);
-    plan->channel_block =
-        ceil_div(ceil_div(p.channels_per_group(), blocks), vector_channels) * vector_channels;
+    plan->channel_block = round_up(ceil_div(p.channels_per_group(), blocks), nr);
     const std::int64_t smallest = p.taps() == 1 ? 256 : 64;
     if (plan->channel_block < smallest) plan->channel_block = smallest;
   }
-  plan->workspace_bytes = plan->splits * weights * element;
+  plan->workspace_bytes = plan->splits * copy * element;
 }
 
 void block_bgrad(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
   const std::int64_t rows = p.N * p.P;
   plan->splits = clamp(rows * p.Q / 1024, 1, 16 < rows ? 16 : rows);
-  plan->workspace_bytes = plan->splits * p.K * 8;
+  plan->workspace_bytes = plan->splits * round_up(p.K, plan->kernel->nr) * 8;
 }
 
 void block_pixels(ConvPlan* plan) {
@@ -103,11 +120,13 @@ void block_pixels(ConvPlan* plan) {
   const bool forward = plan->pass == Pass::kFprop;
   const std::int64_t lanes = forward ? p.outputs_per_group() : p.channels_per_group();
   const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
-  plan->workspace_bytes =
-      p.groups * ceil_div(lanes, plan->kernel->nr) * plan->kernel->nr * p.taps() * depth * element;
+  plan->workspace_bytes = p.taps() * element *
+                          (plan->kernel->algorithm == Algorithm::kDepthwise
+                               ? p.C
+                               : p.groups * round_up(lanes, plan->kernel->nr) * depth);
 }
 
-// The columns of a work item's pixels, all of their taps and channels, stay in a quarter megabyte.
+// The columns of a work item's pixels stay in a quarter megabyte, or are one panel.
 void block_im2col(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
   const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
@@ -168,7 +187,8 @@ ConvPlan make_plan(const ConvProblem& problem, Pass pass, const PlanOptions& opt
     for (const auto& [name, why] : plan.refused) message += "; " + name + ": " + why;
     throw std::runtime_error(message);
   }
-  if (plan.kernel->algorithm != Algorithm::kReference) {
+  if (plan.kernel->algorithm != Algorithm::kReference && !problem.is_empty()) {
+    plan.merged_columns = merges_columns(plan);
     if (pass == Pass::kWgrad) block_wgrad(&plan);
     if (pass == Pass::kBgrad) block_bgrad(&plan);
     if (plan.kernel->algorithm == Algorithm::kIm2col) {
@@ -187,6 +207,7 @@ std::string to_string(const ConvPlan& plan) {
   for (const auto& [name, why] : plan.refused) out << "\n  refused: " << name << ": " << why;
   out << "\n  register tile: " << plan.kernel->mr << "x" << plan.kernel->nr;
   if (plan.pixel_block) out << "\n  pixels a work item: " << plan.pixel_block;
+  if (plan.merged_columns) out << "\n  a kernel row's taps and channels are one run";
   if (plan.channel_block) out << "\n  input channels a work item: " << plan.channel_block;
   if (plan.pass == Pass::kWgrad || plan.pass == Pass::kBgrad) {
     out << "\n  chunks of output rows, summed in order: " << plan.splits;

@@ -81,10 +81,6 @@ TensorView view_at(void* data, const Tensor& tensor, DType dtype) {
   return view;
 }
 
-std::size_t real_bytes(DType dtype) {
-  return dtype == DType::kFloat64 ? 8 : dtype == DType::kFloat32 ? 4 : 2;
-}
-
 // Operands are only read: asking for writable memory would make torch copy a lazily cloned tensor.
 TensorView view_of(const Tensor& tensor, DType dtype) {
   return view_at(const_cast<void*>(tensor.const_data_ptr()), tensor, dtype);
@@ -97,7 +93,7 @@ TensorView writable_view_of(const Tensor& tensor, DType dtype) {
 // The real (0) or imaginary (1) parts of a complex tensor.
 TensorView part_of(const TensorView& complex_view, int part) {
   TensorView view = complex_view;
-  view.data = static_cast<char*>(view.data) + part * real_bytes(view.dtype);
+  view.data = static_cast<char*>(view.data) + part * bytes_of(view.dtype);
   for (std::int64_t& stride : view.stride) stride *= 2;
   return view;
 }
