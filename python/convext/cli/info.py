@@ -136,8 +136,8 @@ def _print_facts(console: Console, facts: dict[str, Any]) -> None:
 def _cuda_line(facts: dict[str, Any]) -> str:
     if facts["build"]["cuda"]:
         return "built"
-    report = facts["build"]["cuda_report"]
-    line = "NOT BUILT" + (f": {report}" if report else "")
+    # The build's own words are "not built (why)".
+    line = facts["build"]["cuda_report"].replace("not built", "NOT BUILT")
     return line + "; tensors on a GPU go to PyTorch's own convolution"
 
 
