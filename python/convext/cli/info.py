@@ -137,7 +137,8 @@ def _cuda_line(facts: dict[str, Any]) -> str:
     if facts["build"]["cuda"]:
         return "built"
     # The build's own words are "not built (why)".
-    line = facts["build"]["cuda_report"].replace("not built", "NOT BUILT")
+    report: str = facts["build"]["cuda_report"]
+    line = report.replace("not built", "NOT BUILT")
     return line + "; tensors on a GPU go to PyTorch's own convolution"
 
 
