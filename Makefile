@@ -114,7 +114,7 @@ $(STAMPS)/build-tools: $(STAMPS)/venv
 	@touch $@
 
 $(STAMPS)/convext: $(STAMPS)/build-tools $(SOURCES)
-	@echo "building convext"
+	@echo "building convext (a minute or two)"
 	@$(PIP) install --no-build-isolation --editable ".[cli,bench]"
 	@touch $@
 

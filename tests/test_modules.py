@@ -107,9 +107,9 @@ def test_four_sided_padding() -> None:
         ({"kernel_size": (3,)}, "kernel_size must be an integer or 2 integers, but got (3,)"),
         ({"stride": 0}, "stride must be at least 1, but got 0"),
         ({"stride": (1, -1)}, "stride must be at least 1, but got (1, -1)"),
-        ({"stride": (1, 1, 1)}, "stride must be an integer or 1 or 2 integers"),
+        ({"stride": (1, 1, 1)}, "stride must be an integer or 2 integers"),
         ({"padding": -1}, "padding must be at least 0, but got -1"),
-        ({"padding": (1, 1, 1)}, "padding must be an integer or 1 or 2 or 4 integers"),
+        ({"padding": (1, 1, 1)}, "padding must be an integer, or 2, or 4 as"),
         ({"dilation": 0}, "dilation must be at least 1, but got 0"),
     ],
 )

@@ -412,7 +412,7 @@ def test_devices_without_kernels_run_aten(caplog: pytest.LogCaptureFixture) -> N
     keyset = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
     geometry = GEOMETRIES["replicate"]
     input, weight, bias = operands(geometry[3])
-    _ops._fallback_devices.clear()
+    _ops._fallback_kinds.clear()
     convext._C.reset_kernel_runs()
     with caplog.at_level(logging.WARNING, "convext"):
         output = conv2d_op.redispatch(keyset, input, weight, bias, *geometry)
@@ -420,11 +420,11 @@ def test_devices_without_kernels_run_aten(caplog: pytest.LogCaptureFixture) -> N
         grads = backward_op.redispatch(keyset, *args)
     assert not any(convext._C.kernel_runs().values())
     assert [record.message for record in caplog.records] == [
-        "no convext kernel for device cpu: ATen's convolution runs"
+        "no convext kernel for cpu tensors: PyTorch's own convolution runs"
     ]
     torch.testing.assert_close(output, conv2d_op(input, weight, bias, *geometry))
     torch.testing.assert_close(grads, backward_op(*args))
-    _ops._fallback_devices.clear()
+    _ops._fallback_kinds.clear()
 
 
 # --------------------------------------------------------------------------------------------------

@@ -143,3 +143,9 @@ def test_explain_of_other_inputs_and_errors() -> None:
 
 def test_versions() -> None:
     assert convext.__version__ == convext._C.build_info()["version"]
+
+
+def test_batch_invariant_takes_a_bool() -> None:
+    with pytest.raises(TypeError, match="enabled must be True or False, but got 'off'"):
+        convext.batch_invariant("off")  # type: ignore[arg-type]
+    assert not convext.is_batch_invariant()

@@ -288,22 +288,23 @@ def _conv2d_backward_fake(
 # --------------------------------------------------------------------------------------------------
 # Devices without a kernel of convext's
 
-_fallback_devices: set[str] = set()
+_fallback_kinds: set[str] = set()
 
 
-def _log_fallback(device: torch.device) -> None:
-    if device.type not in _fallback_devices:
-        _fallback_devices.add(device.type)
-        logger.warning("no convext kernel for device %s: ATen's convolution runs", device.type)
+def _log_fallback(tensor: Tensor) -> None:
+    kind = tensor.device.type if tensor.layout is torch.strided else f"layout {tensor.layout}"
+    if kind not in _fallback_kinds:
+        _fallback_kinds.add(kind)
+        logger.warning("no convext kernel for %s tensors: PyTorch's own convolution runs", kind)
 
 
 def _conv2d_fallback(input: Tensor, *args: Any) -> Tensor:
-    _log_fallback(input.device)
+    _log_fallback(input)
     return _aten.conv2d(input, *args)
 
 
 def _conv2d_backward_fallback(grad_output: Tensor, *args: Any) -> Grads:
-    _log_fallback(grad_output.device)
+    _log_fallback(grad_output)
     return _aten.conv2d_backward(grad_output, *args)
 
 

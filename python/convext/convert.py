@@ -40,10 +40,9 @@ def convert(model: M, exclude: Exclude | Iterable[Exclude] = ()) -> M:
     and a module used in several places stays shared. ``nn.LazyConv2d`` becomes ``LazyConvExt2d``,
     and parametrized modules keep their parametrizations. Convert before ``torch.compile``.
 
-    Subclasses of ``nn.Conv2d`` are left alone, since their own ``forward`` or their name may matter
-    to
-    somebody: each is logged with the reason (logger ``convext``, level WARNING; excluded modules
-    at INFO). Use :class:`patch` to run those on convext as well.
+    Subclasses of ``nn.Conv2d`` are left alone, since their own ``forward`` or their name may
+    matter: each is logged with the reason (logger ``convext``, level WARNING; excluded modules at
+    INFO). Use :class:`patch` to run those on convext as well.
 
     Args:
         model: any module; it may itself be an ``nn.Conv2d``.
@@ -152,7 +151,7 @@ def _set_class(module: nn.Module, kind: type) -> None:
 
 
 def _exclusions(exclude: Any) -> list[Callable[[str, nn.Module], bool]]:
-    if isinstance(exclude, (str, type)) or callable(exclude):
+    if isinstance(exclude, (str, type)) or not isinstance(exclude, Iterable):
         exclude = (exclude,)
     return [_exclusion(item) for item in exclude]
 

@@ -56,6 +56,8 @@ class ConvExt2d(nn.Conv2d):
         device: Any = None,
         dtype: Any = None,
     ) -> None:
+        _check("in_channels", in_channels, least=0, lengths=())
+        _check("out_channels", out_channels, least=0, lengths=())
         _check("kernel_size", kernel_size, least=1, lengths=(2,))
         _check("stride", stride, least=1, lengths=(1, 2))
         _check("dilation", dilation, least=1, lengths=(1, 2))
@@ -119,7 +121,9 @@ class LazyConvExt2d(nn.LazyConv2d, ConvExt2d):  # type: ignore[misc]
 def _check(name: str, value: Any, least: int, lengths: tuple[int, ...]) -> None:
     """Refuses, with the argument's name, what nn.Conv2d would only stumble over when called."""
     values = tuple(value) if isinstance(value, Iterable) else (value,)
-    kinds = f"an integer or {' or '.join(map(str, lengths))} integers"
+    kinds = f"an integer or {lengths[-1]} integers" if lengths else "an integer"
+    if 4 in lengths:
+        kinds = "an integer, or 2, or 4 as (left, right, top, bottom)"
     if isinstance(value, Iterable) and len(values) not in lengths:
         raise ValueError(f"{name} must be {kinds}, but got {value}")
     if any(isinstance(item, bool) or not hasattr(item, "__index__") for item in values):

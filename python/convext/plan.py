@@ -44,10 +44,15 @@ class batch_invariant(ContextDecorator):
 
     Args:
         enabled: on or off.
+
+    Raises:
+        TypeError: ``enabled`` is no bool.
     """
 
     def __init__(self, enabled: bool = True) -> None:
-        self.enabled = bool(enabled)
+        if not isinstance(enabled, bool):
+            raise TypeError(f"enabled must be True or False, but got {enabled!r}")
+        self.enabled = enabled
         self.previous = _C.set_batch_invariant(self.enabled)
 
     def __call__(self, function: F) -> F:
@@ -83,9 +88,9 @@ def force_plan(name: str) -> Iterator[None]:
     ...     expected = convext.conv2d(input, weight)
 
     Args:
-        name: an algorithm (``"indirect"``) or a kernel of ``convext._C.kernels()``, if need be for
-            some passes only (``"fprop=indirect,wgrad=reference"``); ``""`` forces nothing. The
-            environment variable ``CONVEXT_PLAN`` gives the initial value.
+        name: an algorithm (``"indirect"``) or a kernel, as ``convext info --kernels`` names them;
+            if need be for some passes only (``"fprop=indirect,wgrad=reference"``); ``""`` forces
+            nothing. The environment variable ``CONVEXT_PLAN`` gives the initial value.
 
     Raises:
         RuntimeError: the name is unknown; or, when a convolution is called, the kernel cannot run
@@ -143,7 +148,7 @@ def explain(
         RuntimeError: what :func:`convext.conv2d` would raise.
     """
     if direction not in PASSES:
-        raise ValueError(f"direction must be one of {set(PASSES)}, but got {direction!r}")
+        raise ValueError(f"direction must be one of {', '.join(PASSES)}, but got {direction!r}")
     strides, pads, dilations, groups = normalised_geometry(
         weight, stride, padding, dilation, groups
     )

@@ -155,7 +155,7 @@ def _print_epochs(console: Console, reference: digits.Training, ours: digits.Tra
     console.print(table)
     console.print(
         f"Time: nn.Conv2d {reference.seconds:.2f} s, ConvExt2d {ours.seconds:.2f} s "
-        "(so small a network measures calls more than kernels; convext bench measures kernels)."
+        "(mostly the overhead of calls in so small a network; convext bench times the kernels)."
     )
 
 

@@ -106,7 +106,7 @@ def add_parser(subparsers: Any) -> None:
         metavar="DTYPE",
         help=f"only this dtype; may be given several times ({', '.join(DTYPES)})",
     )
-    parser.add_argument("--quick", action="store_true", help="fewer problems: under 20 seconds")
+    parser.add_argument("--quick", action="store_true", help="fewer problems: a first look")
     parser.add_argument("--seed", type=int, default=0, help="of the problems and data (default: 0)")
     parser.set_defaults(run=run)
 
@@ -259,6 +259,10 @@ def _report(console: Console, outcome: Outcome, dtypes: list[torch.dtype], secon
             )
         table.add_section()
     console.print(table)
+    console.print(
+        "error / bound: the largest error as a fraction of what rounding allows; above 1 is wrong",
+        style="dim",
+    )
     for failure in outcome.failures[:SHOWN_FAILURES]:
         console.rule("wrong", style="red", align="left")
         console.print(failure, markup=False, soft_wrap=True)
