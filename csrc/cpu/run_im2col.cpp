@@ -1,11 +1,18 @@
-// Drives fprop_im2col: NCHW convolution as weights times columns.
+// fprop_im2col: NCHW convolution as weights times columns, and its driver
 //
-// The classic im2col, blocked: for a few dozen output pixels of one image it gathers what they
-// read, column by column, into panels [channel][tap][nr pixels] that stay in cache, and multiplies
-// them by the weight as it lies, one row [channel][tap] an output channel. Lanes are pixels, so
-// NCHW is neither transposed on the way in nor on the way out, and float32 and float64 weights are
-// never packed. The register tile is gemm_indirect's with the operands exchanged. Input and weight
-// are contiguous: the kernel's rule says so.
+// computes  output[k][pixel] = bias[k] + sum_{c, tap} weight[k][c][tap] * column[c][tap][pixel]
+//           GEMM view: gemm_m = output channels, gemm_n = pixels, gemm_k = channels x taps.
+// owns      one work item: a few dozen output pixels of one image and group, all or some of its
+//           output channels, each summed completely in the order of c and then of the tap.
+// budget    gemm_indirect's register tile, with the operands exchanged. Panels [channel][tap][nr
+//           pixels] of a quarter megabyte, or one panel if that is larger, for each thread.
+// needs     contiguous input and weight: the kernel's rule says so. The last pixels of an image
+//           are padded with zeros and go through a tile buffer. Float32 and float64 weights are
+//           used as they lie, 16-bit ones are converted once.
+// bound by  FMA in the product; gathering reads each input element once a tap, which is why 3x3
+//           kernels on large images are left to fprop_indirect.
+// step      from fprop_indirect: lanes are pixels, so NCHW is transposed neither on the way in nor
+//           on the way out.
 #include <vector>
 
 #include "../int_math.h"

@@ -28,19 +28,6 @@ constexpr std::int64_t kGuard = 64;
 
 }  // namespace
 
-std::int64_t element_bytes(DType dtype) {
-  switch (dtype) {
-    case DType::kFloat64:
-    case DType::kInt64: return 8;
-    case DType::kFloat32:
-    case DType::kInt32: return 4;
-    case DType::kBFloat16:
-    case DType::kFloat16:
-    case DType::kInt16: return 2;
-    default: return 1;
-  }
-}
-
 double rounded(DType dtype, double value) {
   const float single = static_cast<float>(value);
   switch (dtype) {
@@ -78,8 +65,8 @@ Tensor::Tensor(DType dtype, const std::vector<std::int64_t>& size, Layout layout
       break;
   }
   first_ = kGuard + (layout == Layout::kChannelsLastSliced ? 1 : 0);
-  storage_.assign((elements + 2 * kGuard) * element_bytes(dtype), 0xff);
-  view_.data = storage_.data() + first_ * element_bytes(dtype);
+  storage_.assign((elements + 2 * kGuard) * convext::bytes_of(dtype), 0xff);
+  view_.data = storage_.data() + first_ * convext::bytes_of(dtype);
   view_.dtype = dtype;
   for (int i = 0; i < 4; ++i) {
     view_.size[i] = size[i];
@@ -139,7 +126,7 @@ void Tensor::set(std::int64_t i, double value) {
 
 bool Tensor::surroundings_are_intact() const {
   std::vector<unsigned char> rest = storage_;
-  const std::int64_t bytes = element_bytes(view_.dtype);
+  const std::int64_t bytes = convext::bytes_of(view_.dtype);
   for (std::int64_t i = 0; i < numel(); ++i) {
     std::memset(rest.data() + (first_ + offset(i)) * bytes, 0xff, bytes);
   }

@@ -43,7 +43,6 @@ class Tensor {
   std::int64_t first_ = 0;  // element of the storage that view_.data points at
 };
 
-std::int64_t element_bytes(convext::DType dtype);
 double rounded(convext::DType dtype, double value);
 
 }  // namespace convext_tests
