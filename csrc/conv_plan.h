@@ -12,6 +12,7 @@
 namespace convext {
 
 enum class Pass : std::uint8_t { kFprop, kDgrad, kWgrad, kBgrad };
+inline constexpr int kPassCount = 4;
 enum class Algorithm : std::uint8_t { kReference, kIndirect, kIm2col, kOuter, kDepthwise, kRowsum };
 enum class Isa : std::uint8_t { kGeneric, kAvx2, kAvx512 };
 
@@ -28,6 +29,7 @@ struct KernelInfo {
   const char* layout = "any";  // of input and weight: any, nchw
   int mr = 1;        // rows of the register tile: pixels, or output channels in wgrad and im2col
   int nr = 1;        // columns of the register tile: channels, or pixels in im2col
+  int vectors = 1;   // of which a row of the register tile consists; 1 in scalar code
   std::string name;  // pass_algorithm_dtype_layout_tile_arch
   int index = 0;     // position in the table
 };
@@ -36,6 +38,14 @@ struct PlanOptions {
   Isa isa = Isa::kGeneric;
   std::string force;             // "" or "[pass=]algorithm-or-kernel-name[,...]"
   bool batch_invariant = false;  // choose without looking at N
+};
+
+// Expected cycles of one core (plan/cost_model.h).
+struct Cost {
+  double multiply = 0;  // main loops, at the registers' full rate
+  double move = 0;      // packing, transposing, transforms, pointer tables
+  double memory = 0;    // tensors to and from memory
+  double total() const { return multiply + move + memory; }
 };
 
 struct ConvPlan {
@@ -49,12 +59,16 @@ struct ConvPlan {
   std::int64_t channel_block = 0;  // wgrad: input channels of one work item
   std::int64_t workspace_bytes =
       0;  // at most; packed weights or partial sums, shared by all threads
+  Cost cost;
+  // Left empty unless the plan was made to be explained.
   std::string reason;
   std::vector<std::pair<std::string, std::string>> refused;  // kernel name, why
 };
 
 // Throws std::runtime_error when a forced kernel cannot run the problem.
 ConvPlan make_plan(const ConvProblem& problem, Pass pass, const PlanOptions& options);
+// The same plan, with the reasons for it.
+ConvPlan explain_plan(const ConvProblem& problem, Pass pass, const PlanOptions& options);
 std::string to_string(const ConvPlan& plan);
 
 // The process-wide options that ops use: CONVEXT_CPU_ISA and CONVEXT_PLAN at start, then setters.

@@ -1,63 +1,63 @@
 #include "kernel_table.h"
 
+#include <array>
+
 #include "cpu_features.h"
 
 namespace convext {
 namespace {
 
-std::string any_problem(const ConvProblem&) { return ""; }
+// Sets *why, if anyone wants to know; always false.
+template <class Words>
+bool refuse(std::string* why, Words&& words) {
+  if (why != nullptr) *why = words();
+  return false;
+}
 
-std::string one_channel_groups(const ConvProblem& p) {
-  if (p.channels_per_group() == 1 && p.outputs_per_group() == 1) return "";
-  return "needs one input and one output channel a group, has " +
-         std::to_string(p.channels_per_group()) + " and " + std::to_string(p.outputs_per_group());
+bool any_problem(const ConvProblem&, std::string*) { return true; }
+
+bool one_channel_groups(const ConvProblem& p, std::string* why) {
+  if (p.channels_per_group() == 1 && p.outputs_per_group() == 1) return true;
+  return refuse(why, [&] {
+    return "needs one input and one output channel a group, has " +
+           std::to_string(p.channels_per_group()) + " and " + std::to_string(p.outputs_per_group());
+  });
 }
 
 // A replicated border pixel has as many sources in input grad as it has copies.
-std::string few_copies(const ConvProblem& p) {
-  if (p.padding_mode != PaddingMode::kReplicate) return "";
+bool few_copies(const ConvProblem& p, std::string* why) {
+  if (p.padding_mode != PaddingMode::kReplicate) return true;
   constexpr std::int64_t kMostCopies = 4096;
   const auto copies = [](std::int64_t begin, std::int64_t end, std::int64_t stride) {
     return 1 + (begin > end ? begin : end) / stride;
   };
   const std::int64_t down = copies(p.pad_top, p.pad_bottom, p.stride_h);
   const std::int64_t across = copies(p.pad_left, p.pad_right, p.stride_w);
-  if (down <= kMostCopies && across <= kMostCopies && down * across <= kMostCopies) return "";
-  return "needs at most " + std::to_string(kMostCopies) + " copies of a corner pixel, there are " +
-         std::to_string(down) + " x " + std::to_string(across);
+  if (down <= kMostCopies && across <= kMostCopies && down * across <= kMostCopies) return true;
+  return refuse(why, [&] {
+    return "needs at most " + std::to_string(kMostCopies) +
+           " copies of a corner pixel, there are " + std::to_string(down) + " x " +
+           std::to_string(across);
+  });
 }
 
-std::string one_channel_groups_few_copies(const ConvProblem& p) {
-  const std::string why = one_channel_groups(p);
-  return why.empty() ? few_copies(p) : why;
+bool one_channel_groups_few_copies(const ConvProblem& p, std::string* why) {
+  return one_channel_groups(p, why) && few_copies(p, why);
 }
 
-std::string contiguous_planes(const ConvProblem& p) {
+bool contiguous_planes(const ConvProblem& p, std::string* why) {
   if (p.input_layout != Layout::kContiguous || p.weight_layout != Layout::kContiguous) {
-    return std::string("needs a contiguous input and weight, they are ") +
-           to_string(p.input_layout) + " and " + to_string(p.weight_layout);
+    return refuse(why, [&] {
+      return std::string("needs a contiguous input and weight, they are ") +
+             to_string(p.input_layout) + " and " + to_string(p.weight_layout);
+    });
   }
   constexpr std::int64_t kFewestPixels = 8;  // below, most lanes of a pixel vector would be empty
-  if (p.P * p.Q < kFewestPixels) {
+  if (p.P * p.Q >= kFewestPixels) return true;
+  return refuse(why, [&] {
     return "needs " + std::to_string(kFewestPixels) + " output pixels an image, there are " +
            std::to_string(p.P * p.Q);
-  }
-  return "";
-}
-
-std::string always(const ConvProblem&, const PlanOptions&) { return ""; }
-
-std::string pointwise_or_few_pixels(const ConvProblem& p, const PlanOptions& options) {
-  const bool pointwise = p.taps() == 1 && p.stride_h == 1 && p.stride_w == 1;
-  constexpr std::int64_t kPlane = 100;  // pixels that fill the vectors of an image
-  if (pointwise && p.P * p.Q >= kPlane) return "";
-  // Packing the weights, which this kernel need not, would cost more than multiplying them.
-  constexpr std::int64_t kFewPixels = 256;
-  if (options.batch_invariant) return "whether pixels are few is not asked under batch_invariant";
-  if (p.N * p.P * p.Q <= kFewPixels) return "";
-  return "worth it for 1x1 kernels of stride 1 on images of " + std::to_string(kPlane) +
-         " pixels and more, and for up to " + std::to_string(kFewPixels) +
-         " pixels in all, there are " + std::to_string(p.N * p.P * p.Q);
+  });
 }
 
 struct Row {
@@ -68,13 +68,13 @@ struct Row {
   int mr;
   int vectors[3];  // AVX-512, AVX2, generic; 0: scalar
   KernelRule rule;
-  KernelWorth worth;
+  KernelCost cost;
 };
 
 constexpr bool Floats = false, All = true;
 constexpr Row kRows[] = {
-#define CONVEXT_KERNEL(pass, algorithm, layout, storage, mr, v512, v2, vgeneric, rule, worth) \
-  {Pass::k##pass, Algorithm::k##algorithm, #layout, storage, mr, {v512, v2, vgeneric}, rule, worth},
+#define CONVEXT_KERNEL(pass, algorithm, layout, storage, mr, v512, v2, vgeneric, rule, cost) \
+  {Pass::k##pass, Algorithm::k##algorithm, #layout, storage, mr, {v512, v2, vgeneric}, rule, cost},
 #include "../kernels.def"
 #undef CONVEXT_KERNEL
 };
@@ -104,7 +104,7 @@ int register_bytes(Isa isa) { return isa == Isa::kAvx512 ? 64 : isa == Isa::kAvx
 struct Table {
   std::vector<KernelInfo> kernels;
   std::vector<KernelRule> rules;
-  std::vector<KernelWorth> worths;
+  std::vector<KernelCost> costs;
 };
 
 void add(Table* table, const Row& row, DType dtype, Isa isa, int vectors) {
@@ -116,6 +116,7 @@ void add(Table* table, const Row& row, DType dtype, Isa isa, int vectors) {
   kernel.layout = row.layout;
   kernel.mr = row.mr;
   // Half types are summed in float32 lanes.
+  kernel.vectors = vectors ? vectors : 1;
   kernel.nr = vectors ? vectors * register_bytes(isa) / (dtype == DType::kFloat64 ? 8 : 4) : 1;
   kernel.name = std::string(to_string(row.pass)) + "_" + to_string(row.algorithm) + "_" +
                 short_name(dtype) + "_" + row.layout + "_" + std::to_string(kernel.mr) + "x" +
@@ -123,7 +124,7 @@ void add(Table* table, const Row& row, DType dtype, Isa isa, int vectors) {
   kernel.index = static_cast<int>(table->kernels.size());
   table->kernels.push_back(kernel);
   table->rules.push_back(row.rule);
-  table->worths.push_back(row.worth);
+  table->costs.push_back(row.cost);
 }
 
 Table make_table() {
@@ -153,8 +154,20 @@ const Table& table() {
 }  // namespace
 
 const std::vector<KernelInfo>& kernel_table() { return table().kernels; }
+
+const std::vector<const KernelInfo*>& kernels_for(Pass pass, DType dtype) {
+  static const auto lists = [] {
+    std::array<std::array<std::vector<const KernelInfo*>, kDTypeCount>, kPassCount> sorted;
+    for (const KernelInfo& kernel : kernel_table()) {
+      sorted[static_cast<int>(kernel.pass)][static_cast<int>(kernel.dtype)].push_back(&kernel);
+    }
+    return sorted;
+  }();
+  return lists[static_cast<int>(pass)][static_cast<int>(dtype)];
+}
+
 KernelRule kernel_rule(const KernelInfo& kernel) { return table().rules[kernel.index]; }
-KernelWorth kernel_worth(const KernelInfo& kernel) { return table().worths[kernel.index]; }
+KernelCost kernel_cost(const KernelInfo& kernel) { return table().costs[kernel.index]; }
 
 const char* to_string(Pass pass) {
   switch (pass) {

@@ -5,17 +5,17 @@
 #include <vector>
 
 #include "../conv_plan.h"
+#include "cost_model.h"
 
 namespace convext {
 
-// Empty when the kernel can run the problem, otherwise why it cannot.
-using KernelRule = std::string (*)(const ConvProblem&);
-
-// Empty when the kernel is worth choosing, otherwise why it is not.
-using KernelWorth = std::string (*)(const ConvProblem&, const PlanOptions&);
+// Whether the kernel can run the problem. If not and `why` is not null, it is told the reason.
+using KernelRule = bool (*)(const ConvProblem&, std::string* why);
 
 const std::vector<KernelInfo>& kernel_table();
+// The kernels of one pass and dtype, in the table's order.
+const std::vector<const KernelInfo*>& kernels_for(Pass pass, DType dtype);
 KernelRule kernel_rule(const KernelInfo& kernel);
-KernelWorth kernel_worth(const KernelInfo& kernel);
+KernelCost kernel_cost(const KernelInfo& kernel);
 
 }  // namespace convext

@@ -1,5 +1,6 @@
-// Chooses a kernel: in the table's order within the pass, the first that can run the problem and is
-// worth it. Every refusal is kept with its reason. Then the blocking, by shape alone.
+// Chooses a kernel: of those that can run the problem, the one that the cost model (cost_model.h)
+// expects to be cheapest. When a plan is to be explained, every refusal is kept with its reason. The
+// blocking goes by shape alone.
 #include <atomic>
 #include <cstdlib>
 #include <mutex>
@@ -148,56 +149,111 @@ std::string& forced_plan_storage() {
 }
 std::atomic<bool> batch_invariant_flag{false};
 
-}  // namespace
+void block(ConvPlan* plan) {
+  if (plan->problem.is_empty()) return;
+  plan->merged_columns = merges_columns(*plan);
+  switch (plan->kernel->algorithm) {
+    case Algorithm::kReference: return;
+    case Algorithm::kIndirect: return block_pixels(plan);
+    case Algorithm::kIm2col: return block_im2col(plan);
+    case Algorithm::kDepthwise:
+      return plan->pass == Pass::kWgrad ? block_wgrad(plan) : block_pixels(plan);
+    case Algorithm::kOuter: return block_wgrad(plan);
+    case Algorithm::kRowsum: return block_bgrad(plan);
+  }
+}
 
-ConvPlan make_plan(const ConvProblem& problem, Pass pass, const PlanOptions& options) {
+ConvPlan blocked_plan(const ConvProblem& problem, Pass pass, const KernelInfo& kernel) {
   ConvPlan plan;
   plan.pass = pass;
   plan.problem = problem;
-  const Force force = force_for(options.force, pass);
-  for (const KernelInfo& kernel : kernel_table()) {
-    if (kernel.pass != pass || kernel.dtype != problem.dtype) continue;
-    if (force.text == kernel.name && !isa_runnable(kernel.isa)) {
-      plan.refused.emplace_back(kernel.name,
-                                std::string("this CPU cannot run ") + to_string(kernel.isa));
+  plan.kernel = &kernel;
+  block(&plan);
+  return plan;
+}
+
+[[noreturn]] void raise_no_kernel(const ConvProblem& problem, Pass pass, const Force& force,
+                                  const ConvPlan& refusals) {
+  std::string message =
+      std::string("no kernel can run ") + to_string(pass) + " of " + to_string(problem);
+  if (!force.text.empty()) message += ", forced to '" + force.text + "'";
+  for (const auto& [name, why] : refusals.refused) message += "; " + name + ": " + why;
+  throw std::runtime_error(message);
+}
+
+std::string in_kilocycles(const Cost& cost) {
+  std::ostringstream out;
+  out.precision(3);
+  out << cost.total() / 1e3 << " kilocycles";
+  return out.str();
+}
+
+// The cheapest kernel that can run the problem, or the cheapest of the forced ones.
+ConvPlan choose(const ConvProblem& problem, Pass pass, const PlanOptions& options, bool explain) {
+  const Force force = options.force.empty() ? Force{} : force_for(options.force, pass);
+  // A choice that must not look at N looks at this many images instead.
+  constexpr std::int64_t kUsualBatch = 8;
+  ConvProblem costed = problem;
+  if (options.batch_invariant && costed.N > 0) costed.N = kUsualBatch;
+
+  const KernelInfo* best = nullptr;
+  Cost best_cost;
+  ConvPlan refusals;
+  std::vector<std::pair<const KernelInfo*, Cost>> candidates;
+  std::string why;
+  for (const KernelInfo* kernel : kernels_for(pass, problem.dtype)) {
+    const bool named = force.text == kernel->name;
+    const bool own_isa = kernel->isa == options.isa || kernel->algorithm == Algorithm::kReference;
+    if (!own_isa && !named) continue;  // the same algorithm for another CPU
+    if (!force.text.empty() && !force.matches(*kernel)) {
+      if (explain)
+        refusals.refused.emplace_back(kernel->name, "not the forced '" + force.text + "'");
       continue;
     }
-    const bool own_isa = kernel.isa == options.isa || kernel.algorithm == Algorithm::kReference;
-    if (!own_isa && force.text != kernel.name) continue;  // the same algorithm for another CPU
-    if (!force.text.empty() && !force.matches(kernel)) {
-      plan.refused.emplace_back(kernel.name, "not the forced '" + force.text + "'");
+    if (named && !isa_runnable(kernel->isa)) {
+      if (explain) {
+        refusals.refused.emplace_back(kernel->name,
+                                      std::string("this CPU cannot run ") + to_string(kernel->isa));
+      }
       continue;
     }
-    std::string why = kernel_rule(kernel)(problem);
-    if (why.empty() && force.text.empty()) why = kernel_worth(kernel)(problem, options);
-    if (!why.empty()) {
-      plan.refused.emplace_back(kernel.name, why);
+    if (!kernel_rule(*kernel)(problem, explain ? &why : nullptr)) {
+      if (explain) refusals.refused.emplace_back(kernel->name, why);
       continue;
     }
-    plan.kernel = &kernel;
-    plan.reason = force.text.empty()
-                      ? "first in the table's order that can run the problem and is worth it"
-                      : "forced by '" + force.text + "'";
-    break;
+    const Cost cost = kernel_cost(*kernel)(blocked_plan(costed, pass, *kernel));
+    if (explain) candidates.emplace_back(kernel, cost);
+    if (best == nullptr || cost.total() < best_cost.total()) {
+      best = kernel;
+      best_cost = cost;
+    }
   }
-  if (plan.kernel == nullptr) {
-    std::string message =
-        std::string("no kernel can run ") + to_string(pass) + " of " + to_string(problem);
-    if (!force.text.empty()) message += ", forced to '" + force.text + "'";
-    for (const auto& [name, why] : plan.refused) message += "; " + name + ": " + why;
-    throw std::runtime_error(message);
+  if (best == nullptr) {
+    if (!explain) return choose(problem, pass, options, true);  // which says why
+    raise_no_kernel(problem, pass, force, refusals);
   }
-  if (plan.kernel->algorithm != Algorithm::kReference && !problem.is_empty()) {
-    plan.merged_columns = merges_columns(plan);
-    if (pass == Pass::kWgrad) block_wgrad(&plan);
-    if (pass == Pass::kBgrad) block_bgrad(&plan);
-    if (plan.kernel->algorithm == Algorithm::kIm2col) {
-      block_im2col(&plan);
-    } else if (pass == Pass::kFprop || pass == Pass::kDgrad) {
-      block_pixels(&plan);
-    }
+  ConvPlan plan = blocked_plan(problem, pass, *best);
+  plan.cost = kernel_cost(*best)(plan);
+  if (!explain) return plan;
+  plan.reason = (force.text.empty() ? "the cheapest that can run the problem: "
+                                    : "forced by '" + force.text + "': ") +
+                in_kilocycles(best_cost);
+  if (options.batch_invariant) plan.reason += " for " + std::to_string(costed.N) + " images";
+  plan.refused = std::move(refusals.refused);
+  for (const auto& [kernel, cost] : candidates) {
+    if (kernel != best) plan.refused.emplace_back(kernel->name, "dearer: " + in_kilocycles(cost));
   }
   return plan;
+}
+
+}  // namespace
+
+ConvPlan make_plan(const ConvProblem& problem, Pass pass, const PlanOptions& options) {
+  return choose(problem, pass, options, false);
+}
+
+ConvPlan explain_plan(const ConvProblem& problem, Pass pass, const PlanOptions& options) {
+  return choose(problem, pass, options, true);
 }
 
 std::string to_string(const ConvPlan& plan) {
@@ -212,6 +268,8 @@ std::string to_string(const ConvPlan& plan) {
   if (plan.pass == Pass::kWgrad || plan.pass == Pass::kBgrad) {
     out << "\n  chunks of output rows, summed in order: " << plan.splits;
   }
+  out << "\n  expected: " << plan.cost.multiply / 1e3 << " kilocycles multiplying, "
+      << plan.cost.move / 1e3 << " packing, " << plan.cost.memory / 1e3 << " for memory";
   out << "\n  workspace: " << plan.workspace_bytes << " bytes";
   return out.str();
 }

@@ -48,7 +48,7 @@ ConvProblem make_problem(const std::vector<std::int64_t>& input_size,
 ConvPlan make_plan(const ConvProblem& problem, const std::string& pass, const std::string& force) {
   convext::PlanOptions options = convext::current_options();
   if (!force.empty()) options.force = force;
-  return convext::make_plan(problem, parse_pass(pass), options);
+  return convext::explain_plan(problem, parse_pass(pass), options);
 }
 
 py::dict build_info() {
@@ -143,6 +143,14 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("channel_block", &ConvPlan::channel_block)
       .def_readonly("splits", &ConvPlan::splits)
       .def_readonly("workspace_bytes", &ConvPlan::workspace_bytes)
+      .def_property_readonly("cycles",
+                             [](const ConvPlan& p) {
+                               py::dict cycles;
+                               cycles["multiply"] = p.cost.multiply;
+                               cycles["move"] = p.cost.move;
+                               cycles["memory"] = p.cost.memory;
+                               return cycles;
+                             })
       .def_readonly("reason", &ConvPlan::reason)
       .def_readonly("refused", &ConvPlan::refused)
       .def("__str__", [](const ConvPlan& p) { return convext::to_string(p); })

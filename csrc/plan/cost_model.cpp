@@ -1,0 +1,137 @@
+#include "cost_model.h"
+
+#include "../int_math.h"
+
+namespace convext {
+namespace {
+
+bool is_compute_type(DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kFloat64; }
+
+// Reading every operand and writing the result once.
+double stream_tensors(const ConvProblem& p) {
+  const double elements = static_cast<double>(p.N) * p.C * p.H * p.W +
+                          static_cast<double>(p.N) * p.K * p.P * p.Q +
+                          static_cast<double>(p.K) * p.channels_per_group() * p.taps();
+  return stream_cycles(elements * static_cast<double>(bytes_of(p.dtype)));
+}
+
+// Bringing an activation to [pixel][channel] of compute type, or back from it.
+double layout_cycles(const ConvProblem& p, double elements) {
+  if (p.input_layout == Layout::kChannelsLast)
+    return is_compute_type(p.dtype) ? 0 : elements * kCopyCycles;
+  return elements * (p.input_layout == Layout::kContiguous ? kTransposeCycles : kGatherCycles);
+}
+
+double input_elements(const ConvProblem& p) { return static_cast<double>(p.N) * p.C * p.H * p.W; }
+double output_elements(const ConvProblem& p) { return static_cast<double>(p.N) * p.K * p.P * p.Q; }
+double weight_elements(const ConvProblem& p) {
+  return static_cast<double>(p.K) * p.channels_per_group() * p.taps();
+}
+
+int lanes_of(const KernelInfo& kernel, int vectors_of_tile) { return kernel.nr / vectors_of_tile; }
+
+// Products of the taps that exist: in dgrad a destination pixel meets taps / (stride^2) of them.
+double pixel_taps(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  return static_cast<double>(p.N) * p.P * p.Q * p.taps();
+}
+
+}  // namespace
+
+double tile_cycles(double steps, int mr, int vectors) {
+  const double fma = 0.5 * mr * vectors, loads = 0.5 * (mr + vectors);
+  return steps * (fma > loads ? fma : loads);
+}
+
+double stream_cycles(double bytes) { return bytes / 8; }
+
+Cost cost_reference(const ConvPlan& plan) {
+  // One scalar multiplication at a time, with its index arithmetic.
+  Cost cost;
+  cost.multiply = 10 * pixel_taps(plan) * plan.problem.channels_per_group() * plan.problem.K;
+  return cost;
+}
+
+Cost cost_indirect(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const bool forward = plan.pass == Pass::kFprop;
+  const int vectors = plan.kernel->vectors, lanes = lanes_of(*plan.kernel, vectors);
+  const std::int64_t out = forward ? p.outputs_per_group() : p.channels_per_group();
+  const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
+  // Vectors of lanes a group, in whole panels and one narrower one.
+  const double vector_count = static_cast<double>(p.groups * ceil_div(out, lanes));
+  Cost cost;
+  cost.multiply = pixel_taps(plan) * depth / plan.kernel->mr *
+                  tile_cycles(vector_count / vectors, plan.kernel->mr, vectors);
+  const double pixels = static_cast<double>(p.N) * (forward ? p.P * p.Q : p.H * p.W);
+  const double tiles = pixels / plan.kernel->mr * p.groups * ceil_div(out, plan.kernel->nr);
+  const double entries = pixel_taps(plan) / (plan.merged_columns ? p.S : 1);
+  cost.move = tiles * kTileCycles + entries * kPointerCycles +
+              weight_elements(p) * kTransposeCycles + layout_cycles(p, input_elements(p)) +
+              layout_cycles(p, output_elements(p));
+  cost.memory = stream_tensors(p);
+  return cost;
+}
+
+Cost cost_im2col(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const int vectors = plan.kernel->vectors, lanes = lanes_of(*plan.kernel, vectors);
+  const double pixel_vectors = static_cast<double>(p.N) * ceil_div(p.P * p.Q, lanes);
+  const double depth = static_cast<double>(p.channels_per_group() * p.taps());
+  Cost cost;
+  cost.multiply =
+      tile_cycles(pixel_vectors / vectors * ceil_div(p.outputs_per_group(), plan.kernel->mr) *
+                      static_cast<double>(p.groups) * depth,
+                  plan.kernel->mr, vectors);
+  const bool adjacent = p.stride_w == 1;
+  // Pieces of rows are short: each costs as much as a dozen elements.
+  const double piece = adjacent ? (p.taps() == 1 ? kCopyCycles : kTransposeCycles) : kGatherCycles;
+  cost.move = pixel_vectors * lanes * depth * static_cast<double>(p.groups) * piece +
+              pixel_vectors / vectors * ceil_div(p.K, plan.kernel->mr) * kTileCycles +
+              (is_compute_type(p.dtype) ? 0 : weight_elements(p) * kCopyCycles);
+  cost.memory = stream_tensors(p);
+  return cost;
+}
+
+Cost cost_depthwise(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const int lanes = static_cast<int>(plan.kernel->nr / plan.kernel->vectors);
+  const double vectors = p.C / lanes + static_cast<double>(p.C % lanes) * 2;  // the last are scalar
+  Cost cost;
+  cost.multiply = pixel_taps(plan) * vectors * 0.6;
+  cost.move = pixel_taps(plan) * kPointerCycles + weight_elements(p) * kGatherCycles +
+              layout_cycles(p, input_elements(p)) + layout_cycles(p, output_elements(p));
+  cost.memory = stream_tensors(p);
+  return cost;
+}
+
+Cost cost_outer(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const int vectors = plan.kernel->vectors, lanes = lanes_of(*plan.kernel, vectors);
+  const std::int64_t lane_count =
+      plan.merged_columns ? p.S * p.channels_per_group() : p.channels_per_group();
+  const double taps = static_cast<double>(plan.merged_columns ? p.R : p.taps());
+  const double tiles = static_cast<double>(p.groups) *
+                       ceil_div(p.outputs_per_group(), plan.kernel->mr) *
+                       ceil_div(lane_count, lanes) / vectors;
+  Cost cost;
+  cost.multiply =
+      tile_cycles(static_cast<double>(p.N) * p.P * p.Q * taps * tiles, plan.kernel->mr, vectors);
+  const double blocks = static_cast<double>(ceil_div(p.N * p.P * p.Q, 256));
+  cost.move = blocks * taps * tiles * kTileCycles * 2 + input_elements(p) * kCopyCycles +
+              layout_cycles(p, input_elements(p)) +
+              (p.input_layout == Layout::kContiguous ? 0 : output_elements(p) * kTransposeCycles) +
+              static_cast<double>(plan.workspace_bytes) / 4 * kTransposeCycles;
+  cost.memory = stream_tensors(p);
+  return cost;
+}
+
+Cost cost_rowsum(const ConvPlan& plan) {
+  Cost cost;
+  cost.move = layout_cycles(plan.problem, output_elements(plan.problem));
+  cost.memory = stream_cycles(output_elements(plan.problem) *
+                              static_cast<double>(bytes_of(plan.problem.dtype)));
+  return cost;
+}
+
+}  // namespace convext

@@ -1,0 +1,37 @@
+// What a plan is expected to cost: three terms, in cycles of one core at its full clock, added up.
+// They are small models, there to order the candidates of one problem, not to predict a time on a
+// given day; docs and `convext bench` hold them against measurements.
+#pragma once
+
+#include "../conv_plan.h"
+
+namespace convext {
+
+// `plan` has its kernel and its blocking.
+using KernelCost = Cost (*)(const ConvPlan& plan);
+
+Cost cost_reference(const ConvPlan& plan);
+Cost cost_indirect(const ConvPlan& plan);
+Cost cost_im2col(const ConvPlan& plan);
+Cost cost_depthwise(const ConvPlan& plan);
+Cost cost_outer(const ConvPlan& plan);
+Cost cost_rowsum(const ConvPlan& plan);
+
+// ---- the terms, for the costs of further kernels
+// -------------------------------------------------
+
+// Cycles of a register tile's main loop: `steps` times mr*vectors FMAs, of which two start a cycle,
+// and mr+vectors loads, of which two are done a cycle.
+double tile_cycles(double steps, int mr, int vectors);
+
+// Cycles of moving `elements` between the tensor and packed memory.
+constexpr double kCopyCycles = 0.25;      // an element that keeps its direction
+constexpr double kTransposeCycles = 0.6;  // an element of a block transposed in registers
+constexpr double kGatherCycles = 1.5;     // an element on its own
+constexpr double kTileCycles = 20;        // a kernel call: its sums to zero and to memory
+constexpr double kPointerCycles = 1.5;    // an entry of a pointer table, for one pixel
+
+// Bytes that come from beyond the cache or go there.
+double stream_cycles(double bytes);
+
+}  // namespace convext
