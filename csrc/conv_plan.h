@@ -13,7 +13,16 @@ namespace convext {
 
 enum class Pass : std::uint8_t { kFprop, kDgrad, kWgrad, kBgrad };
 inline constexpr int kPassCount = 4;
-enum class Algorithm : std::uint8_t { kReference, kIndirect, kIm2col, kOuter, kDepthwise, kRowsum };
+enum class Algorithm : std::uint8_t {
+  kReference,
+  kIndirect,
+  kIm2col,
+  kOuter,
+  kDepthwise,
+  kRowsum,
+  kWinograd2,
+  kWinograd4,
+};
 enum class Isa : std::uint8_t { kGeneric, kAvx2, kAvx512 };
 
 const char* to_string(Pass pass);

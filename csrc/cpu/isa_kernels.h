@@ -68,6 +68,39 @@ struct DepthwiseOuterTile {
   std::int64_t sum_tap_stride;
 };
 
+// Winograd's transforms, of tiles with m x m results and (m+2)^2 points. See winograd_tiles.h.
+template <class T>
+struct WinogradInput {
+  const T* const* x;  // [points], row by row: each pixel's channels
+  std::int64_t channels;
+  T* v;  // [points][point_stride]
+  std::int64_t point_stride;
+};
+template <class T>
+struct WinogradFilters {
+  const T* taps;  // [9][tap_stride]
+  std::int64_t tap_stride;
+  std::int64_t count;  // a multiple of the vector length
+  T* u;                // [points][point_stride]
+  std::int64_t point_stride;
+};
+template <class T>
+struct WinogradOutput {
+  const T* m;  // [points][point_stride], padded to whole vectors
+  std::int64_t point_stride;
+  std::int64_t channels;
+  const T* bias;  // as long as m; zeros where there is none
+  T* y;
+  std::int64_t row_stride, column_stride;
+  int rows, columns;  // of the tile's m x m results, those that exist
+};
+template <class T>
+struct WinogradKernels {
+  void (*input)(const WinogradInput<T>& tile);
+  void (*filter)(const WinogradFilters<T>& filters);
+  void (*output)(const WinogradOutput<T>& tile);
+};
+
 // pack.h: a block of `rows` x `columns` elements at any strides, to or from compute type.
 struct StridedBlock {
   void* data;
@@ -93,6 +126,7 @@ struct ComputeKernels {
   // sum[column] += the sum of the rows, for columns that are a multiple of the vector length.
   void (*add_rows)(const T* rows, std::int64_t count, std::int64_t columns, std::int64_t ld,
                    double* sum);
+  WinogradKernels<T> winograd2, winograd4;
 };
 
 struct IsaKernels {

@@ -7,6 +7,7 @@
 #include "pack.h"
 #include "wgrad_depthwise.h"
 #include "wgrad_outer.h"
+#include "winograd_tiles.h"
 
 namespace convext::CONVEXT_ISA {
 namespace {
@@ -27,7 +28,15 @@ static_assert(kFpropIndirectMr == kDgradIndirectMr &&
                   kFpropIm2colMr == kFpropIndirectMr &&
                   kFpropIm2colVectors == kFpropIndirectVectors &&
                   kFpropDepthwiseMr == kDgradDepthwiseMr &&
-                  kFpropDepthwiseVectors == kDgradDepthwiseVectors,
+                  kFpropDepthwiseVectors == kDgradDepthwiseVectors &&
+                  kFpropWinograd2Mr == kFpropIndirectMr &&
+                  kFpropWinograd2Vectors == kFpropIndirectVectors &&
+                  kFpropWinograd4Mr == kFpropIndirectMr &&
+                  kFpropWinograd4Vectors == kFpropIndirectVectors &&
+                  kDgradWinograd2Mr == kFpropIndirectMr &&
+                  kDgradWinograd2Vectors == kFpropIndirectVectors &&
+                  kDgradWinograd4Mr == kFpropIndirectMr &&
+                  kDgradWinograd4Vectors == kFpropIndirectVectors,
               "these share a kernel");
 
 template <class T>
@@ -39,7 +48,9 @@ constexpr ComputeKernels<T> compute_kernels() {
           wgrad_depthwise_dispatch<T, kWgradDepthwiseMr>,
           pack<T>,
           unpack<T>,
-          add_rows<T>};
+          add_rows<T>,
+          winograd_kernels<T, 2>(),
+          winograd_kernels<T, 4>()};
 }
 
 constexpr IsaKernels kIsaKernels = {compute_kernels<float>(), compute_kernels<double>()};

@@ -15,6 +15,9 @@ enum class Slot {
   kRows,    // packed source rows
   kGrad,    // packed gradient
   kTile,    // results on their way to a layout or type that kernels do not store
+  kFilter,  // weights on their way into Winograd's filter transform
+  kPoints,  // Winograd: transformed input tiles
+  kSumsOfPoints,  // Winograd: what the GEMMs of the points sum up
   kCount,
 };
 

@@ -28,7 +28,7 @@ struct Winograd<2> {
   static constexpr int kPoints = 4;
 
   template <class T, class V>
-  CONVEXT_INLINE static void input(const V* d, int from, V* o, int to) {
+  CONVEXT_INLINE void input(const V* d, int from, V* o, int to) {
     const V d0 = d[0], d1 = d[from], d2 = d[2 * from], d3 = d[3 * from];
     o[0] = d0 - d2;
     o[to] = d1 + d2;
@@ -36,7 +36,7 @@ struct Winograd<2> {
     o[3 * to] = d1 - d3;
   }
   template <class T, class V>
-  CONVEXT_INLINE static void filter(const V* g, int from, V* o, int to) {
+  CONVEXT_INLINE void filter(const V* g, int from, V* o, int to) {
     const V even = (g[0] + g[2 * from]) * T(0.5), odd = g[from] * T(0.5);
     o[0] = g[0];
     o[to] = even + odd;
@@ -44,13 +44,13 @@ struct Winograd<2> {
     o[3 * to] = g[2 * from];
   }
   template <class T, class V>
-  CONVEXT_INLINE static void output(const V* m, int from, V* o, int to) {
+  CONVEXT_INLINE void output(const V* m, int from, V* o, int to) {
     const V m1 = m[from], m2 = m[2 * from];
     o[0] = m[0] + m1 + m2;
     o[to] = m1 - m2 - m[3 * from];
   }
   template <class T, class V>
-  CONVEXT_INLINE static void grad_output(const V* g, int from, V* o, int to) {
+  CONVEXT_INLINE void grad_output(const V* g, int from, V* o, int to) {
     const V g0 = g[0], g1 = g[from];
     o[0] = g0;
     o[to] = g0 + g1;
@@ -58,7 +58,7 @@ struct Winograd<2> {
     o[3 * to] = -g1;
   }
   template <class T, class V>
-  CONVEXT_INLINE static void grad_filter(const V* m, int from, V* o, int to) {
+  CONVEXT_INLINE void grad_filter(const V* m, int from, V* o, int to) {
     const V m1 = m[from], m2 = m[2 * from], even = (m1 + m2) * T(0.5);
     o[0] = m[0] + even;
     o[to] = (m1 - m2) * T(0.5);
@@ -76,7 +76,7 @@ struct Winograd<4> {
   static constexpr double na = 1 / (2 * a2 * (a2 - b2)), nb = 1 / (2 * b2 * (b2 - a2));
 
   template <class T, class V>
-  CONVEXT_INLINE static void input(const V* d, int from, V* o, int to) {
+  CONVEXT_INLINE void input(const V* d, int from, V* o, int to) {
     const V d0 = d[0], d1 = d[from], d2 = d[2 * from], d3 = d[3 * from], d4 = d[4 * from];
     o[0] = T(a2 * b2) * d0 - T(a2 + b2) * d2 + d4;
     const V even_a = d4 - T(b2) * d2, odd_a = T(a) * (d3 - T(b2) * d1);
@@ -88,7 +88,7 @@ struct Winograd<4> {
     o[5 * to] = T(a2 * b2) * d1 - T(a2 + b2) * d3 + d[5 * from];
   }
   template <class T, class V>
-  CONVEXT_INLINE static void filter(const V* g, int from, V* o, int to) {
+  CONVEXT_INLINE void filter(const V* g, int from, V* o, int to) {
     const V g0 = g[0], g1 = g[from], g2 = g[2 * from];
     o[0] = g0 * T(1 / (a2 * b2));
     const V even_a = g0 * T(na) + g2 * T(a2 * na), odd_a = g1 * T(a * na);
@@ -100,7 +100,7 @@ struct Winograd<4> {
     o[5 * to] = g2;
   }
   template <class T, class V>
-  CONVEXT_INLINE static void output(const V* m, int from, V* o, int to) {
+  CONVEXT_INLINE void output(const V* m, int from, V* o, int to) {
     const V even_a = m[from] + m[2 * from], odd_a = m[from] - m[2 * from];
     const V even_b = m[3 * from] + m[4 * from], odd_b = m[3 * from] - m[4 * from];
     o[0] = m[0] + even_a + even_b;
@@ -109,7 +109,7 @@ struct Winograd<4> {
     o[3 * to] = T(a3) * odd_a + T(b3) * odd_b + m[5 * from];
   }
   template <class T, class V>
-  CONVEXT_INLINE static void grad_output(const V* g, int from, V* o, int to) {
+  CONVEXT_INLINE void grad_output(const V* g, int from, V* o, int to) {
     const V g0 = g[0], g1 = g[from], g2 = g[2 * from], g3 = g[3 * from];
     const V even_a = g0 + T(a2) * g2, odd_a = T(a) * g1 + T(a3) * g3;
     const V even_b = g0 + T(b2) * g2, odd_b = T(b) * g1 + T(b3) * g3;
@@ -121,7 +121,7 @@ struct Winograd<4> {
     o[5 * to] = g3;
   }
   template <class T, class V>
-  CONVEXT_INLINE static void grad_filter(const V* m, int from, V* o, int to) {
+  CONVEXT_INLINE void grad_filter(const V* m, int from, V* o, int to) {
     const V even_a = (m[from] + m[2 * from]) * T(na), odd_a = (m[from] - m[2 * from]) * T(a * na);
     const V even_b = (m[3 * from] + m[4 * from]) * T(nb);
     const V odd_b = (m[3 * from] - m[4 * from]) * T(b * nb);

@@ -93,6 +93,38 @@ Cost cost_im2col(const ConvPlan& plan) {
   return cost;
 }
 
+Cost cost_winograd(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const bool forward = plan.pass == Pass::kFprop;
+  const int vectors = plan.kernel->vectors, lanes = lanes_of(*plan.kernel, vectors);
+  const std::int64_t m = plan.kernel->algorithm == Algorithm::kWinograd4 ? 4 : 2;
+  const auto points = static_cast<double>((m + 2) * (m + 2));
+  const std::int64_t out = forward ? p.outputs_per_group() : p.channels_per_group();
+  const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
+  // Each pixel class of a dilation has tiles of its own.
+  const auto tiles_across = [m](std::int64_t extent, std::int64_t step) {
+    const std::int64_t classes = step < extent ? step : extent;
+    return classes == 0 ? 0 : classes * ceil_div(ceil_div(extent, step), m);
+  };
+  const double tiles = static_cast<double>(p.N) *
+                       tiles_across(forward ? p.P : p.H, p.dilation_h) *
+                       tiles_across(forward ? p.Q : p.W, p.dilation_w);
+  const double out_vectors = static_cast<double>(p.groups * ceil_div(out, lanes));
+  const double in_vectors = static_cast<double>(ceil_div(p.groups * depth, lanes));
+  Cost cost;
+  cost.multiply = points * tiles / plan.kernel->mr * static_cast<double>(depth) *
+                  tile_cycles(out_vectors / vectors, plan.kernel->mr, vectors);
+  // Cycles for each vector that a transform moves.
+  constexpr double kTransformCycles = 3;
+  const double filters = static_cast<double>(p.groups * depth) * ceil_div(out, lanes);
+  cost.move = points * kTransformCycles * (tiles * (in_vectors + out_vectors) + filters) +
+              points * tiles / plan.kernel->mr * out_vectors / vectors * kTileCycles +
+              weight_elements(p) * kTransposeCycles + layout_cycles(p, input_elements(p)) +
+              layout_cycles(p, output_elements(p));
+  cost.memory = stream_tensors(p);
+  return cost;
+}
+
 Cost cost_depthwise(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
   const int lanes = static_cast<int>(plan.kernel->nr / plan.kernel->vectors);

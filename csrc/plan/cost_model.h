@@ -13,6 +13,7 @@ using KernelCost = Cost (*)(const ConvPlan& plan);
 Cost cost_reference(const ConvPlan& plan);
 Cost cost_indirect(const ConvPlan& plan);
 Cost cost_im2col(const ConvPlan& plan);
+Cost cost_winograd(const ConvPlan& plan);
 Cost cost_depthwise(const ConvPlan& plan);
 Cost cost_outer(const ConvPlan& plan);
 Cost cost_rowsum(const ConvPlan& plan);

@@ -60,6 +60,25 @@ bool contiguous_planes(const ConvProblem& p, std::string* why) {
   });
 }
 
+bool three_by_three(const ConvProblem& p, std::string* why) {
+  if (p.R == 3 && p.S == 3 && p.stride_h == 1 && p.stride_w == 1) return true;
+  return refuse(why, [&] {
+    return "needs a 3 x 3 kernel and stride 1, they are " + std::to_string(p.R) + " x " +
+           std::to_string(p.S) + " and " + std::to_string(p.stride_h) + " x " +
+           std::to_string(p.stride_w);
+  });
+}
+
+// A copied border pixel's gradient is a sum over several pixels of the padded image.
+bool three_by_three_without_copies(const ConvProblem& p, std::string* why) {
+  if (!three_by_three(p, why)) return false;
+  const bool padded = p.pad_top > 0 || p.pad_bottom > 0 || p.pad_left > 0 || p.pad_right > 0;
+  if (p.padding_mode == PaddingMode::kZeros || !padded) return true;
+  return refuse(why, [&] {
+    return std::string("needs zeros for padding, the mode is ") + to_string(p.padding_mode);
+  });
+}
+
 struct Row {
   Pass pass;
   Algorithm algorithm;
@@ -187,6 +206,8 @@ const char* to_string(Algorithm algorithm) {
     case Algorithm::kOuter: return "outer";
     case Algorithm::kDepthwise: return "depthwise";
     case Algorithm::kRowsum: return "rowsum";
+    case Algorithm::kWinograd2: return "winograd2";
+    case Algorithm::kWinograd4: return "winograd4";
   }
   return "?";
 }

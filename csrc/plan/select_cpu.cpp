@@ -54,7 +54,7 @@ void validate_force(const std::string& spec) {
       throw std::runtime_error(
           "CONVEXT_PLAN / force_plan: '" + part +
           "' names no kernel of the table; give an algorithm (reference, indirect, im2col, outer, "
-          "depthwise, rowsum) or a kernel name, optionally with its pass, as in "
+          "depthwise, rowsum, winograd2, winograd4) or a kernel name, optionally with its pass, as in "
           "'fprop=indirect,wgrad=reference'");
     }
   }
@@ -137,6 +137,19 @@ void block_im2col(ConvPlan* plan) {
   plan->workspace_bytes = weights_in_place ? 0 : p.K * p.channels_per_group() * p.taps() * element;
 }
 
+// A block of tiles, transformed and multiplied, is to stay in the second-level cache; but it needs
+// enough tiles to be worth the filters that stream past it.
+void block_winograd(ConvPlan* plan) {
+  const ConvProblem& p = plan->problem;
+  const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
+  const std::int64_t points = plan->kernel->algorithm == Algorithm::kWinograd4 ? 36 : 16;
+  plan->pixel_block = clamp((384 << 10) / (points * (p.C + p.K) * element), 24, 96);
+  const bool forward = plan->pass == Pass::kFprop;
+  const std::int64_t lanes = forward ? p.outputs_per_group() : p.channels_per_group();
+  const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
+  plan->workspace_bytes = points * p.groups * round_up(lanes, plan->kernel->nr) * depth * element;
+}
+
 std::mutex options_mutex;
 std::string& forced_plan_storage() {
   static std::string value = [] {
@@ -156,6 +169,8 @@ void block(ConvPlan* plan) {
     case Algorithm::kReference: return;
     case Algorithm::kIndirect: return block_pixels(plan);
     case Algorithm::kIm2col: return block_im2col(plan);
+    case Algorithm::kWinograd2:
+    case Algorithm::kWinograd4: return block_winograd(plan);
     case Algorithm::kDepthwise:
       return plan->pass == Pass::kWgrad ? block_wgrad(plan) : block_pixels(plan);
     case Algorithm::kOuter: return block_wgrad(plan);

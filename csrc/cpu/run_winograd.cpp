@@ -1,0 +1,471 @@
+// Drives fprop and dgrad of 3 x 3 kernels with stride 1 by Winograd's minimal filtering: tiles of
+// the source are transformed, multiplied with the transformed weight, one GEMM for each point, and
+// transformed back (winograd_tiles.h). In dgrad the gradient is the source and the taps are
+// reversed.
+//
+// Tiles lie on a grid, which a dilation splits into one grid for each class of equal remainders;
+// along each axis a tile knows which source indices it reads (AxisMap), so that padding of any mode
+// and tiles that stick out at the end need no code of their own.
+#include <vector>
+
+#include "../axis_map.h"
+#include "../int_math.h"
+#include "drivers.h"
+#include "isa_kernels.h"
+#include "isa_select.h"
+#include "row_cache.h"
+#include "scratch.h"
+#include "views.h"
+
+namespace convext {
+namespace {
+
+constexpr int kMostSide = 6;  // of a tile's points
+
+// One axis' part of a tile.
+struct AxisTile {
+  std::int64_t first;              // result
+  int count;                       // of its results that exist, `step` apart
+  std::int64_t source[kMostSide];  // index of what each point's input reads; -1: zero
+};
+// Adjacent tiles of one class.
+struct AxisRun {
+  std::int64_t first, count;  // tiles
+  std::int64_t destination;   // the first result
+  std::int64_t length;        // results
+};
+
+std::vector<AxisTile> axis_tiles(const AxisMap& map, std::int64_t step, int m, bool reversed) {
+  std::vector<AxisTile> tiles;
+  for (std::int64_t d0 = 0; d0 < step && d0 < map.destinations; ++d0) {
+    for (std::int64_t first = d0; first < map.destinations; first += m * step) {
+      const std::int64_t left = ceil_div(map.destinations - first, step);
+      AxisTile tile{first, static_cast<int>(left < m ? left : m), {}};
+      for (int a = 0; a < m + 2; ++a) {
+        // Whichever (result, tap) reads this input, it is the same one.
+        tile.source[a] = -1;
+        for (int t = a < 2 ? a : 2; t >= 0; --t) {
+          if (a - t >= tile.count) break;
+          tile.source[a] = map.source(first + (a - t) * step, reversed ? 2 - t : t);
+          break;
+        }
+      }
+      tiles.push_back(tile);
+    }
+  }
+  return tiles;
+}
+
+template <class T>
+class WinogradPass {
+ public:
+  WinogradPass(const ConvPlan& plan, const ConvTensors& t)
+      : kernels_(compute_kernels<T>(plan.kernel->isa)),
+        four_(plan.kernel->algorithm == Algorithm::kWinograd4),
+        transforms_(four_ ? kernels_.winograd4 : kernels_.winograd2),
+        m_(four_ ? 4 : 2),
+        points_((m_ + 2) * (m_ + 2)),
+        mr_(plan.kernel->mr),
+        nr_(plan.kernel->nr),
+        block_(plan.pixel_block),
+        forward_(plan.pass == Pass::kFprop),
+        weight_(t.weight),
+        bias_(t.bias) {
+    const ConvProblem& p = plan.problem;
+    N_ = p.N;
+    groups_ = p.groups;
+    step_h_ = p.dilation_h;
+    step_w_ = p.dilation_w;
+    AxisMap rows = forward_map_h(p), columns = forward_map_w(p);
+    if (forward_) {
+      source_ = t.input;
+      destination_ = t.output;
+      lanes_ = p.outputs_per_group();
+      depth_ = p.channels_per_group();
+      lane_stride_ = t.weight.stride[0];
+      depth_stride_ = t.weight.stride[1];
+    } else {
+      source_ = t.output;
+      destination_ = t.input;
+      lanes_ = p.channels_per_group();
+      depth_ = p.outputs_per_group();
+      lane_stride_ = t.weight.stride[1];
+      depth_stride_ = t.weight.stride[0];
+      rows = invert(rows, p.H);
+      columns = invert(columns, p.W);
+      bias_ = TensorView{};
+    }
+    rows_ = axis_tiles(rows, step_h_, m_, !forward_);
+    columns_ = axis_tiles(columns, step_w_, m_, !forward_);
+    lane_blocks_ = ceil_div(lanes_, nr_);
+    group_columns_ = round_up(lanes_, kernels_.lanes);
+    units_ = groups_ * lane_blocks_;
+    make_runs();
+  }
+
+  void run(const Threads& threads) {
+    pack_weights(threads);
+    pack_bias();
+    const std::int64_t segments = N_ * segments_;
+    std::int64_t blocks = ceil_div(segments, block_ < longest_run_ ? 1 : block_ / longest_run_);
+    // Few blocks: cut them finer where that leaves enough of each, or share out the lane blocks,
+    // which transforms the input once for each share. How the work is cut changes no sum.
+    std::int64_t parts = 1;
+    const std::int64_t count = threads.count;
+    if (count > 1 && blocks < 4 * count) {
+      const std::int64_t finer = round_up(blocks, count);
+      if (finer <= segments && segments % finer * 4 <= segments) {
+        blocks = finer;
+      } else {
+        parts = count < units_ ? count : units_;
+      }
+    }
+    most_block_segments_ = ceil_div(segments, blocks);
+    threads.run(blocks * parts, [&](std::int64_t begin, std::int64_t end) {
+      Worker worker(*this);
+      for (std::int64_t item = begin; item < end; ++item) {
+        const std::int64_t part = item / blocks, block = item % blocks;
+        worker.item(segments * block / blocks, segments * (block + 1) / blocks,
+                    units_ * part / parts, units_ * (part + 1) / parts);
+      }
+    });
+  }
+
+ private:
+  static constexpr std::int64_t kDepthChunk = 16;  // of one item of weight packing
+  static constexpr std::int64_t kBlockChunk = 4;   // lane blocks of the same
+  // Planes of a point lie this much apart from a multiple of their size, which may be a power of
+  // two: a transform writes to all of them at once.
+  static constexpr std::int64_t kPlanePadding = 16;
+
+  // The tiles of a grid row are cut into runs that fit a block.
+  void make_runs() {
+    std::int64_t first = 0;
+    const std::int64_t W = destination_.size[3];
+    longest_run_ = 1;
+    for (std::int64_t w0 = 0; w0 < step_w_ && w0 < W; ++w0) {
+      const std::int64_t results = ceil_div(W - w0, step_w_), tiles = ceil_div(results, m_);
+      const std::int64_t cuts = ceil_div(tiles, block_);
+      for (std::int64_t i = 0; i < cuts; ++i) {
+        const std::int64_t t0 = tiles * i / cuts, t1 = tiles * (i + 1) / cuts;
+        const std::int64_t end = t1 * m_ < results ? t1 * m_ : results;
+        runs_.push_back({first + t0, t1 - t0, w0 + t0 * m_ * step_w_, end - t0 * m_});
+        if (t1 - t0 > longest_run_) longest_run_ = t1 - t0;
+      }
+      first += tiles;
+    }
+    run_count_ = static_cast<std::int64_t>(runs_.size());
+    segments_ = static_cast<std::int64_t>(rows_.size()) * run_count_;
+  }
+
+  std::int64_t panel_elements() const { return depth_ * nr_; }
+  std::int64_t lanes_in_block(std::int64_t lb) const {
+    const std::int64_t left = lanes_ - lb * nr_;
+    return left < nr_ ? left : nr_;
+  }
+  // Where a unit's lanes start, in the destination's channels and in padded columns of sums.
+  std::int64_t unit_channel(std::int64_t unit) const {
+    return unit / lane_blocks_ * lanes_ + unit % lane_blocks_ * nr_;
+  }
+  std::int64_t unit_column(std::int64_t unit) const {
+    return unit / lane_blocks_ * group_columns_ + unit % lane_blocks_ * nr_;
+  }
+
+  // Panels [point][group][lane block][depth][nr].
+  void pack_weights(const Threads& threads) {
+    panel_stride_ = units_ * panel_elements() + kPlanePadding;
+    panels_ = scratch<T>(Slot::kPanels, points_ * panel_stride_);
+    const std::int64_t chunks = ceil_div(depth_, kDepthChunk);
+    const std::int64_t blocks = ceil_div(lane_blocks_, kBlockChunk);
+    threads.run(groups_ * blocks * chunks, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t item = begin; item < end; ++item) {
+        const std::int64_t g = item / chunks / blocks, lb = item / chunks % blocks * kBlockChunk;
+        const std::int64_t d = item % chunks * kDepthChunk;
+        const std::int64_t left = lane_blocks_ - lb, depth = depth_ - d;
+        pack_panels(g, lb, left < kBlockChunk ? left : kBlockChunk, d,
+                    depth < kDepthChunk ? depth : kDepthChunk);
+      }
+    });
+  }
+
+  // Weights of `depth` depths from d0 on and `blocks` lane blocks from lb0 on: all taps to
+  // [lane block][tap][depth][nr], from where they are transformed.
+  void pack_panels(std::int64_t g, std::int64_t lb0, std::int64_t blocks, std::int64_t d0,
+                   std::int64_t depth) {
+    const std::int64_t tap_stride = depth * nr_, block_stride = 9 * tap_stride;
+    T* taps = scratch<T>(Slot::kFilter, kBlockChunk * 9 * kDepthChunk * nr_);
+    const std::int64_t lane0 = lb0 * nr_;
+    const std::int64_t left = lanes_ - lane0, lanes = left < blocks * nr_ ? left : blocks * nr_;
+    // A group starts at its first output channel, the weight's dimension 0.
+    const std::int64_t k0 = g * (forward_ ? lanes_ : depth_);
+    const auto source = [&](std::int64_t tap, std::int64_t d) {
+      return element(weight_, k0 + (forward_ ? lane0 : d), forward_ ? d : lane0, tap / 3, tap % 3);
+    };
+    if (weight_.stride[3] == 1 && weight_.stride[2] == 3) {
+      for (std::int64_t d = 0; d < depth; ++d) {
+        kernels_.pack({source(0, d0 + d), weight_.dtype, 1, lane_stride_}, 9, lanes, nr_,
+                      taps + d * nr_, tap_stride, block_stride);
+      }
+    } else {
+      for (std::int64_t tap = 0; tap < 9; ++tap) {
+        kernels_.pack({source(tap, d0), weight_.dtype, depth_stride_, lane_stride_}, depth, lanes,
+                      nr_, taps + tap * tap_stride, nr_, block_stride);
+      }
+    }
+    WinogradFilters<T> filters;
+    filters.count = tap_stride;
+    filters.point_stride = panel_stride_;
+    for (std::int64_t b = 0; b < blocks; ++b) {
+      filters.taps = taps + b * block_stride + (forward_ ? 0 : 8 * tap_stride);
+      filters.tap_stride = forward_ ? tap_stride : -tap_stride;  // the taps, reversed
+      filters.u = panels_ + (g * lane_blocks_ + lb0 + b) * panel_elements() + d0 * nr_;
+      transforms_.filter(filters);
+    }
+  }
+
+  void pack_bias() {
+    packed_bias_ = scratch<T>(Slot::kBias, groups_ * group_columns_);
+    for (std::int64_t i = 0; i < groups_ * group_columns_; ++i) packed_bias_[i] = 0;
+    if (bias_.data == nullptr) return;
+    for (std::int64_t g = 0; g < groups_; ++g) {
+      kernels_.pack({element(bias_, 0, g * lanes_, 0, 0), bias_.dtype, 0, bias_.stride[1]}, 1,
+                    lanes_, group_columns_, packed_bias_ + g * group_columns_, 0, 0);
+    }
+  }
+
+  // One thread's state: its packed rows, and the points of a block of tiles.
+  class Worker {
+   public:
+    explicit Worker(WinogradPass& pass)
+        : pass_(pass),
+          source_channels_(pass.groups_ * pass.depth_),
+          cache_(pass.kernels_, pass.source_, source_channels_,
+                 channels_in_place<T>(pass.source_, source_channels_), pass.m_ + 2,
+                 every_column(pass.source_.size[3])) {
+      const std::int64_t destination_channels = pass.groups_ * pass.lanes_;
+      store_in_place_ = channels_in_place<T>(pass.destination_, destination_channels);
+      const std::int64_t most_tiles = pass.most_block_segments_ * pass.longest_run_;
+      const std::int64_t vector = pass.kernels_.lanes;
+      input_columns_ = round_up(source_channels_, vector);
+      input_plane_ = most_tiles * input_columns_ + kPlanePadding;
+      points_ = scratch<T>(Slot::kPoints, pass.points_ * input_plane_);
+      // The sums of as many lane blocks as fit beside the transformed input, at least four.
+      units_at_once_ = kSumsBytes / (pass.points_ * most_tiles * pass.nr_ *
+                                     static_cast<std::int64_t>(sizeof(T)));
+      if (units_at_once_ < 4) units_at_once_ = 4;
+      if (units_at_once_ > pass.units_) units_at_once_ = pass.units_;
+      sum_columns_ = units_at_once_ * pass.nr_;
+      sum_plane_ = most_tiles * sum_columns_ + kPlanePadding;
+      sums_ = scratch<T>(Slot::kSumsOfPoints, pass.points_ * sum_plane_);
+      chunk_ = 2 * pass.nr_;
+      if (!store_in_place_) {
+        buffer_ = scratch<T>(Slot::kTile, most_tiles * pass.m_ * pass.m_ * chunk_);
+      }
+      const std::int64_t zeros = source_channels_ > pass.nr_ ? source_channels_ : pass.nr_;
+      T* zero = scratch<T>(Slot::kZeros, zeros);
+      for (std::int64_t i = 0; i < zeros; ++i) zero[i] = 0;
+      zeros_ = zero;
+      for (std::int64_t i = 0; i < most_tiles; ++i) {
+        x_.push_back(points_ + i * input_columns_);
+        y_.push_back(sums_ + i * sum_columns_);
+      }
+    }
+
+    // Segments [s0, s1), runs of tiles of whichever images, through units [unit0, unit1).
+    void item(std::int64_t s0, std::int64_t s1, std::int64_t unit0, std::int64_t unit1) {
+      tiles_.clear();
+      bands_.clear();
+      for (std::int64_t s = s0; s < s1; ++s) {
+        add_segment(s / pass_.segments_, s % pass_.segments_ / pass_.run_count_,
+                    pass_.runs_[s % pass_.run_count_]);
+      }
+      for (std::int64_t u0 = unit0; u0 < unit1; u0 += units_at_once_) {
+        const std::int64_t u1 = u0 + units_at_once_ < unit1 ? u0 + units_at_once_ : unit1;
+        multiply(u0, u1);
+        // Where lanes of groups leave no gaps all of them are one range.
+        const bool gapless = pass_.group_columns_ == pass_.lanes_;
+        for (std::int64_t u = u0, end; u < u1; u = end) {
+          end = (u / pass_.lane_blocks_ + 1) * pass_.lane_blocks_;
+          if (gapless || end > u1) end = u1;
+          const std::int64_t channel = pass_.unit_channel(u);
+          const std::int64_t channels = pass_.unit_channel(end - 1) +
+                                        pass_.lanes_in_block((end - 1) % pass_.lane_blocks_) -
+                                        channel;
+          write(pass_.unit_column(u) - pass_.unit_column(u0), pass_.unit_column(u), channel,
+                channels);
+        }
+      }
+    }
+
+   private:
+    static constexpr std::int64_t kSumsBytes = 256 << 10;
+
+    struct Tile {
+      const AxisTile* row;
+      const AxisTile* column;
+      std::int64_t pixel;  // its first result's place in its band
+    };
+    // Results that are written together: [row][width], rows and columns a step apart.
+    struct Band {
+      std::int64_t n, first_tile, tiles;
+      std::int64_t h, w, rows, width;
+    };
+
+    static std::vector<std::int64_t> every_column(std::int64_t width) {
+      std::vector<std::int64_t> columns(width);
+      for (std::int64_t i = 0; i < width; ++i) columns[i] = i;
+      return columns;
+    }
+
+    void add_segment(std::int64_t n, std::int64_t row, const AxisRun& run) {
+      const AxisTile& r = pass_.rows_[row];
+      // A whole grid row below the previous one continues its band.
+      const bool whole = pass_.run_count_ == 1 && pass_.step_h_ == 1;
+      if (bands_.empty() || !whole || bands_.back().n != n) {
+        bands_.push_back({n, static_cast<std::int64_t>(tiles_.size()), 0, r.first, run.destination,
+                          0, run.length});
+      }
+      Band& band = bands_.back();
+      cache_.begin_item(n);
+      const T* source_row[kMostSide];
+      const int side = pass_.m_ + 2;
+      for (int i = 0; i < side; ++i) {
+        source_row[i] = r.source[i] < 0 ? nullptr : cache_.row(r.source[i]);
+      }
+      const T* x[kMostSide * kMostSide];
+      WinogradInput<T> input;
+      input.x = x;
+      input.channels = source_channels_;
+      input.point_stride = input_plane_;
+      for (std::int64_t t = 0; t < run.count; ++t) {
+        const AxisTile& c = pass_.columns_[run.first + t];
+        for (int j = 0; j < side; ++j) {
+          const std::int64_t offset = c.source[j] * cache_.pixel_stride();
+          for (int i = 0; i < side; ++i) {
+            x[i * side + j] =
+                source_row[i] == nullptr || c.source[j] < 0 ? zeros_ : source_row[i] + offset;
+          }
+        }
+        input.v = points_ + static_cast<std::int64_t>(tiles_.size()) * input_columns_;
+        pass_.transforms_.input(input);
+        tiles_.push_back({&r, &c, band.rows * band.width + t * pass_.m_});
+      }
+      band.rows += r.count;
+      band.tiles += run.count;
+    }
+
+    // The GEMMs of all points.
+    void multiply(std::int64_t u0, std::int64_t u1) {
+      const auto tiles = static_cast<std::int64_t>(tiles_.size());
+      // Rows of GEMM tiles as even as they come: one of a single row costs as much as four.
+      const std::int64_t rows = ceil_div(tiles, pass_.mr_);
+      const std::int32_t tap = 0;
+      GemmTile<T> gemm;
+      gemm.tap = &tap;
+      gemm.entries = 1;
+      gemm.depth = pass_.depth_;
+      gemm.bias = zeros_;
+      gemm.bias_by_row = false;
+      for (std::int64_t point = 0; point < pass_.points_; ++point) {
+        for (std::int64_t unit = u0; unit < u1; ++unit) {
+          const std::int64_t lanes = pass_.lanes_in_block(unit % pass_.lane_blocks_);
+          const int vectors = static_cast<int>(ceil_div(lanes, pass_.kernels_.lanes));
+          gemm.panel =
+              pass_.panels_ + point * pass_.panel_stride_ + unit * pass_.panel_elements();
+          gemm.x_offset = point * input_plane_ + unit / pass_.lane_blocks_ * pass_.depth_;
+          gemm.y_offset = point * sum_plane_ + pass_.unit_column(unit) - pass_.unit_column(u0);
+          for (std::int64_t row = 0; row < rows; ++row) {
+            const std::int64_t first = tiles * row / rows;
+            gemm.x = x_.data() + first;
+            gemm.y = y_.data() + first;
+            pass_.kernels_.gemm(gemm, static_cast<int>(tiles * (row + 1) / rows - first), vectors);
+          }
+        }
+      }
+    }
+
+    // Results of `channels` channels from their column of sums on, to where they belong.
+    void write(std::int64_t column, std::int64_t bias_column, std::int64_t channel,
+               std::int64_t channels) {
+      const TensorView& d = pass_.destination_;
+      WinogradOutput<T> output;
+      output.point_stride = sum_plane_;
+      const std::int64_t most = store_in_place_ ? channels : chunk_;
+      for (const Band& band : bands_) {
+        for (std::int64_t c = 0; c < channels; c += most) {
+          output.channels = channels - c < most ? channels - c : most;
+          output.bias = pass_.packed_bias_ + bias_column + c;
+          output.row_stride = store_in_place_ ? pass_.step_h_ * d.stride[2] : band.width * chunk_;
+          output.column_stride = store_in_place_ ? pass_.step_w_ * d.stride[3] : chunk_;
+          for (std::int64_t t = band.first_tile; t < band.first_tile + band.tiles; ++t) {
+            const Tile& tile = tiles_[t];
+            output.m = sums_ + t * sum_columns_ + column + c;
+            output.rows = tile.row->count;
+            output.columns = tile.column->count;
+            output.y = store_in_place_
+                           ? static_cast<T*>(element(d, band.n, channel + c, tile.row->first,
+                                                     tile.column->first))
+                           : buffer_ + tile.pixel * chunk_;
+            pass_.transforms_.output(output);
+          }
+          if (!store_in_place_) unpack(band, channel + c, output.channels);
+        }
+      }
+    }
+
+    void unpack(const Band& band, std::int64_t channel, std::int64_t channels) {
+      const TensorView& d = pass_.destination_;
+      const std::int64_t step = pass_.step_w_ * d.stride[3];
+      const bool rows_follow = pass_.step_h_ * d.stride[2] == band.width * step;
+      const std::int64_t count = rows_follow ? band.rows * band.width : band.width;
+      for (std::int64_t i = 0; i < band.rows * band.width; i += count) {
+        const std::int64_t h = band.h + i / band.width * pass_.step_h_;
+        pass_.kernels_.unpack(buffer_ + i * chunk_, chunk_, count, channels,
+                              {element(d, band.n, channel, h, band.w), d.dtype, step, d.stride[1]});
+      }
+    }
+
+    WinogradPass& pass_;
+    std::int64_t source_channels_;
+    RowCache<T> cache_;
+    bool store_in_place_ = false;
+    std::int64_t input_columns_, input_plane_, sum_columns_, sum_plane_, units_at_once_, chunk_;
+    const T* zeros_ = nullptr;
+    T* points_ = nullptr;  // [point][tile][source channel]
+    T* sums_ = nullptr;    // [point][tile][column]
+    T* buffer_ = nullptr;  // [pixel of a band][chunk]
+    std::vector<const T*> x_;
+    std::vector<T*> y_;
+    std::vector<Tile> tiles_;
+    std::vector<Band> bands_;
+  };
+
+  const ComputeKernels<T>& kernels_;
+  bool four_;
+  WinogradKernels<T> transforms_;
+  int m_;
+  std::int64_t points_, mr_, nr_, block_;
+  bool forward_;
+  TensorView source_, destination_, weight_, bias_;
+  std::int64_t N_, groups_, lanes_, depth_, lane_stride_, depth_stride_, step_h_, step_w_;
+  std::int64_t lane_blocks_, group_columns_, units_;
+  std::vector<AxisTile> rows_, columns_;
+  std::vector<AxisRun> runs_;
+  std::int64_t run_count_ = 0, segments_ = 0, longest_run_ = 1, most_block_segments_ = 1;
+  std::int64_t panel_stride_ = 0;
+  T* panels_ = nullptr;
+  T* packed_bias_ = nullptr;
+};
+
+}  // namespace
+
+void run_winograd(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads) {
+  if (plan.problem.is_empty()) return;
+  if (plan.problem.dtype == DType::kFloat64) {
+    WinogradPass<double>(plan, tensors).run(threads);
+  } else {
+    WinogradPass<float>(plan, tensors).run(threads);
+  }
+}
+
+}  // namespace convext
