@@ -42,7 +42,7 @@ void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& t
     case Algorithm::kWinograd4: return run_winograd(plan, tensors, threads);
     case Algorithm::kDepthwise:
       if (plan.pass == Pass::kWgrad) return run_wgrad(plan, tensors, threads);
-      return run_indirect(plan, tensors, threads);
+      return run_strips(plan, tensors, threads);
     case Algorithm::kOuter: return run_wgrad(plan, tensors, threads);
     case Algorithm::kRowsum: return run_rowsum(plan, tensors, threads);
   }

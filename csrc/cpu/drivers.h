@@ -7,6 +7,7 @@
 namespace convext {
 
 void run_indirect(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+void run_strips(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_im2col(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_winograd(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_wgrad(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);

@@ -26,16 +26,22 @@ struct GemmTile {
   std::int64_t y_offset;  // added to every pointer in y
 };
 
-// fprop_depthwise / dgrad_depthwise: mr pixels, all channels. See depthwise_indirect.h.
+// fprop_depthwise, dgrad_depthwise: tiles of mr neighbouring columns of one destination row. See
+// depthwise_strip.h.
 template <class T>
-struct DepthwiseTile {
-  const T* const* x;  // as above
-  const std::int32_t* tap;
-  std::int64_t entries;
-  std::int64_t channels;
-  const T* weight;  // [taps][channels]
-  const T* bias;    // [channels]; zeros where there is none
-  T* const* y;
+struct StripTile {
+  const T* const* x;       // [rows]: source rows
+  const T* const* weight;  // [rows]: the weights of their kernel rows, [taps][channels]
+  std::int64_t rows, taps;
+  std::int64_t x_offset;          // in every source row, of the first column's first tap
+  std::int64_t weight_offset;     // of the first tap
+  std::int64_t tap_step, x_step;  // in x, of taps and of columns
+  std::int64_t weight_step;       // of taps
+  std::int64_t first, last;       // channels
+  const T* bias;                  // [channels]; zeros where there is none
+  T* y;                           // the first column, channel 0
+  std::int64_t y_step;            // of columns
+  std::int64_t tiles;             // of mr columns each
 };
 
 // wgrad_outer: one register tile of grad_weight over runs of pixels. See wgrad_outer.h.
@@ -112,7 +118,7 @@ template <class T>
 struct ComputeKernels {
   int lanes;  // of one vector
   void (*gemm)(const GemmTile<T>& tile, int mr, int vectors);
-  void (*depthwise)(const DepthwiseTile<T>& tile, int mr);
+  void (*depthwise)(const StripTile<T>& strip, int mr);
   void (*outer)(const OuterTile<T>& tile, int mr, int vectors);
   void (*depthwise_outer)(const DepthwiseOuterTile<T>& tile, int taps);
   // Columns are cut into tiles; each tile's rows follow each other:

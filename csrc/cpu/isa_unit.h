@@ -2,7 +2,7 @@
 // kernels.def gives it. Included once by each isa_*.cpp, after its two macros.
 #pragma once
 
-#include "depthwise_indirect.h"
+#include "depthwise_strip.h"
 #include "gemm_indirect.h"
 #include "pack.h"
 #include "wgrad_depthwise.h"
@@ -43,7 +43,7 @@ template <class T>
 constexpr ComputeKernels<T> compute_kernels() {
   return {kLanes<T>,
           gemm_indirect_dispatch<T, kFpropIndirectMr, kFpropIndirectVectors>,
-          depthwise_indirect_dispatch<T, kFpropDepthwiseMr, kFpropDepthwiseVectors>,
+          depthwise_strip_dispatch<T, kFpropDepthwiseMr, kFpropDepthwiseVectors>,
           wgrad_outer_dispatch<T, kWgradOuterMr, kWgradOuterVectors>,
           wgrad_depthwise_dispatch<T, kWgradDepthwiseMr>,
           pack<T>,

@@ -69,17 +69,20 @@ template <class T>
 class RowCache {
  public:
   // `most_rows`: the most rows that one work item holds at once. `columns`: source column of each
-  // packed column.
+  // packed column. `repeat`: how often each channel stands in a packed pixel. `fewest`: channels
+  // that a packed pixel has at least, zeros where the tensor has fewer.
   RowCache(const ComputeKernels<T>& kernels, const TensorView& view, std::int64_t channels,
-           bool in_place, std::int64_t most_rows, const std::vector<std::int64_t>& columns)
-      : kernels_(kernels), view_(view), channels_(channels), in_place_(in_place) {
+           bool in_place, std::int64_t most_rows, const std::vector<std::int64_t>& columns,
+           std::int64_t repeat = 1, std::int64_t fewest = 1)
+      : kernels_(kernels), view_(view), channels_(channels), repeat_(repeat), in_place_(in_place) {
     if (in_place_) {
       pixel_stride_ = view.stride[3];
       return;
     }
-    pixel_stride_ = channels;
+    pixel_stride_ = channels * repeat < fewest ? fewest : channels * repeat;
     runs_ = column_runs(columns);
-    row_elements_ = static_cast<std::int64_t>(columns.size()) * channels;
+    columns_ = static_cast<std::int64_t>(columns.size());
+    row_elements_ = columns_ * pixel_stride_;
     const std::int64_t rows = view.size[2];
     // As many rows as fit half a megabyte, so that items which come back to a row find it.
     slots_ = kBudgetBytes / (row_elements_ * static_cast<std::int64_t>(sizeof(T)) + 1);
@@ -88,7 +91,7 @@ class RowCache {
     const bool dense = view.stride[2] == view.size[3] * view.stride[3];
     const bool identity = runs_.size() == 1 && runs_[0].source == 0 && runs_[0].step == 1 &&
                           runs_[0].count == view.size[3];
-    whole_plane_ = dense && identity && slots_ == rows && view.size[3] < kShortRow;
+    whole_plane_ = dense && identity && repeat == 1 && slots_ == rows && view.size[3] < kShortRow;
     data_ = scratch<T>(Slot::kRows, slots_ * row_elements_);
     slot_of_row_.assign(rows, -1);
     row_in_slot_.assign(slots_, -1);
@@ -115,7 +118,7 @@ class RowCache {
       const std::int64_t rows = view_.size[2], columns = view_.size[3];
       kernels_.pack(
           {element(view_, image_, 0, 0, 0), view_.dtype, view_.stride[3], view_.stride[1]},
-          rows * columns, channels_, channels_, data_, channels_, 0);
+          rows * columns, channels_, pixel_stride_, data_, pixel_stride_, 0);
       for (std::int64_t i = 0; i < rows; ++i) slot_of_row_[i] = row_in_slot_[i] = i;
       slot = h;
     }
@@ -125,20 +128,35 @@ class RowCache {
       if (row_in_slot_[slot] >= 0) slot_of_row_[row_in_slot_[slot]] = -1;
       row_in_slot_[slot] = h;
       slot_of_row_[h] = slot;
-      pack_row(kernels_, view_, image_, h, 0, channels_, channels_, runs_,
-               data_ + slot * row_elements_, 0);
+      T* row = data_ + slot * row_elements_;
+      pack_row(kernels_, view_, image_, h, 0, channels_, repeat_ == 1 ? pixel_stride_ : channels_,
+               runs_, row, 0);
+      if (repeat_ > 1) repeat_channels(row);
     }
     used_by_item_[slot] = item_;
     return data_ + slot * row_elements_;
   }
 
  private:
+  // In place: from the last pixel to the first.
+  void repeat_channels(T* row) const {
+    for (std::int64_t i = columns_ - 1; i >= 0; --i) {
+      const T* from = row + i * channels_;
+      T* to = row + i * pixel_stride_;
+      for (std::int64_t c = channels_ * repeat_; c < pixel_stride_; ++c) to[c] = 0;
+      for (std::int64_t c = channels_ - 1; c >= 0; --c) {
+        const T value = from[c];
+        for (std::int64_t j = repeat_ - 1; j >= 0; --j) to[c * repeat_ + j] = value;
+      }
+    }
+  }
+
   static constexpr std::int64_t kBudgetBytes = 512 * 1024;
   static constexpr std::int64_t kShortRow = 32;
 
   const ComputeKernels<T>& kernels_;
   TensorView view_;
-  std::int64_t channels_;
+  std::int64_t channels_, repeat_, columns_ = 0;
   bool in_place_, whole_plane_ = false;
   std::int64_t pixel_stride_ = 0, row_elements_ = 0, slots_ = 0, next_ = 0;
   std::int64_t item_ = 0, image_ = -1;

@@ -1,4 +1,4 @@
-// Drives fprop and dgrad, dense, grouped and depthwise: both are the same loop over destination
+// Drives fprop and dgrad, dense and grouped: both are the same loop over destination
 // pixels, which differ only in the maps from a pixel and a tap to source pixels.
 #include <algorithm>
 #include <vector>
@@ -30,7 +30,6 @@ class IndirectPass {
         mr_(plan.kernel->mr),
         nr_(plan.kernel->nr),
         block_(plan.pixel_block),
-        depthwise_(plan.kernel->algorithm == Algorithm::kDepthwise),
         forward_(plan.pass == Pass::kFprop),
         weight_(t.weight),
         bias_(t.bias) {
@@ -62,7 +61,7 @@ class IndirectPass {
       step_w_ = p.stride_w;
       bias_ = TensorView{};
     }
-    lane_blocks_ = depthwise_ ? 1 : ceil_div(lanes_, nr_);
+    lane_blocks_ = ceil_div(lanes_, nr_);
     taps_ = R_ * S_;
     make_classes();
     make_packed_columns(p);
@@ -73,7 +72,7 @@ class IndirectPass {
     pack_bias();
     // Few pixels: share out the lane blocks too. How the work is cut changes no sum.
     const std::int64_t pixel_items = N_ * blocks_;
-    const std::int64_t units = depthwise_ ? 1 : groups_ * lane_blocks_;
+    const std::int64_t units = groups_ * lane_blocks_;
     std::int64_t splits = 1;
     if (pixel_items < 4 * threads.count) splits = ceil_div(4 * threads.count, pixel_items);
     if (threads.count == 1) splits = 1;
@@ -124,18 +123,9 @@ class IndirectPass {
     }
   }
 
-  // Panels [group][lane block][tap][depth][nr], or [tap][channel] for depthwise.
+  // Panels [group][lane block][tap][depth][nr].
   void pack_weights(const Threads& threads) {
     const std::int64_t row_stride = weight_.stride[2], column_stride = weight_.stride[3];
-    if (depthwise_) {
-      panels_ = scratch<T>(Slot::kPanels, taps_ * groups_);
-      for (std::int64_t tap = 0; tap < taps_; ++tap) {
-        kernels_.pack(
-            {element(weight_, 0, 0, tap / S_, tap % S_), weight_.dtype, 0, weight_.stride[0]}, 1,
-            groups_, groups_, panels_ + tap * groups_, groups_, 0);
-      }
-      return;
-    }
     panels_ = scratch<T>(Slot::kPanels, groups_ * lane_blocks_ * panel_elements());
     const bool taps_adjacent = taps_ > 1 && column_stride == 1 && (R_ == 1 || row_stride == S_);
     // Each item reads source rows along their contiguous direction: lanes of all blocks where lanes
@@ -176,15 +166,10 @@ class IndirectPass {
   }
 
   void pack_bias() {
-    const std::int64_t channels = groups_ * (depthwise_ ? 1 : lane_blocks_ * nr_);
+    const std::int64_t channels = groups_ * lane_blocks_ * nr_;
     packed_bias_ = scratch<T>(Slot::kBias, channels);
     for (std::int64_t i = 0; i < channels; ++i) packed_bias_[i] = 0;
     if (bias_.data == nullptr) return;
-    if (depthwise_) {
-      kernels_.pack({bias_.data, bias_.dtype, 0, bias_.stride[1]}, 1, groups_, groups_,
-                    packed_bias_, groups_, 0);
-      return;
-    }
     for (std::int64_t g = 0; g < groups_; ++g) {
       kernels_.pack({element(bias_, 0, g * lanes_, 0, 0), bias_.dtype, 0, bias_.stride[1]}, 1,
                     lanes_, lane_blocks_ * nr_, packed_bias_ + g * lane_blocks_ * nr_, 0, 0);
@@ -210,7 +195,7 @@ class IndirectPass {
                  cache_.pixel_stride(), pass.merged_ ? pass.S_ * pass.depth_ : source_channels_) {
       destination_channels_ = pass.groups_ * pass.lanes_;
       store_in_place_ = channels_in_place<T>(pass.destination_, destination_channels_);
-      const std::int64_t width = pass.depthwise_ ? destination_channels_ : pass.nr_;
+      const std::int64_t width = pass.nr_;
       tile_ = scratch<T>(Slot::kTile, pass.block_ * width);
       h_.resize(pass.block_);
       w_.resize(pass.block_);
@@ -241,10 +226,6 @@ class IndirectPass {
         for (std::int64_t i = 0; i < pixels_; ++i) {
           y_[i] = static_cast<T*>(element(pass_.destination_, n, 0, h_[i], w_[i]));
         }
-      }
-      if (pass_.depthwise_) {
-        run_depthwise(n, c);
-        return;
       }
       for (std::int64_t unit = unit0; unit < unit1; ++unit) run_unit(n, c, unit);
     }
@@ -283,23 +264,6 @@ class IndirectPass {
       if (!in_place) unpack(n, c, channel, lanes);
     }
 
-    void run_depthwise(std::int64_t n, const PixelClass& c) {
-      DepthwiseTile<T> tile;
-      tile.channels = pass_.groups_;
-      tile.weight = pass_.panels_;
-      tile.bias = pass_.packed_bias_;
-      T* const* y = store_in_place_ ? y_.data() : tile_y_.data();
-      table_.for_each_tile([&](std::int64_t first, int m, const T* const* x,
-                               const std::int32_t* tap, std::int64_t entries) {
-        tile.x = x;
-        tile.tap = tap;
-        tile.entries = entries;
-        tile.y = y + first;
-        pass_.kernels_.depthwise(tile, m);
-      });
-      if (!store_in_place_) unpack(n, c, 0, destination_channels_);
-    }
-
     // The tile of results to its place, in runs of pixels that lie one stride apart.
     void unpack(std::int64_t n, const PixelClass& c, std::int64_t channel, std::int64_t channels) {
       const TensorView& d = pass_.destination_;
@@ -332,7 +296,7 @@ class IndirectPass {
 
   const ComputeKernels<T>& kernels_;
   std::int64_t mr_, nr_, block_;
-  bool depthwise_, forward_;
+  bool forward_;
   bool merged_ = false;  // one table entry a kernel row: its S taps are one run of channels
   TensorView source_, destination_, weight_, bias_;
   std::int64_t N_, R_, S_, taps_, groups_, lanes_, depth_, lane_stride_, depth_stride_;

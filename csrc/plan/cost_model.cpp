@@ -127,11 +127,11 @@ Cost cost_winograd(const ConvPlan& plan) {
 
 Cost cost_depthwise(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
-  const int lanes = static_cast<int>(plan.kernel->nr / plan.kernel->vectors);
-  const double vectors = p.C / lanes + static_cast<double>(p.C % lanes) * 2;  // the last are scalar
+  const int lanes = lanes_of(*plan.kernel, plan.kernel->vectors);
+  const double vectors = static_cast<double>(ceil_div(p.K, lanes));
   Cost cost;
   cost.multiply = pixel_taps(plan) * vectors * 0.6;
-  cost.move = pixel_taps(plan) * kPointerCycles + weight_elements(p) * kGatherCycles +
+  cost.move = pixel_taps(plan) / p.S * 2 + weight_elements(p) * kTransposeCycles +
               layout_cycles(p, input_elements(p)) + layout_cycles(p, output_elements(p));
   cost.memory = stream_tensors(p);
   return cost;

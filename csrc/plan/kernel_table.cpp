@@ -41,8 +41,15 @@ bool few_copies(const ConvProblem& p, std::string* why) {
   });
 }
 
-bool one_channel_groups_few_copies(const ConvProblem& p, std::string* why) {
-  return one_channel_groups(p, why) && few_copies(p, why);
+bool one_input_channel(const ConvProblem& p, std::string* why) {
+  if (p.channels_per_group() == 1) return true;
+  return refuse(why, [&] {
+    return "needs one input channel a group, has " + std::to_string(p.channels_per_group());
+  });
+}
+
+bool one_input_channel_few_copies(const ConvProblem& p, std::string* why) {
+  return one_input_channel(p, why) && few_copies(p, why);
 }
 
 bool contiguous_planes(const ConvProblem& p, std::string* why) {

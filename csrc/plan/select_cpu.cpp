@@ -121,10 +121,13 @@ void block_pixels(ConvPlan* plan) {
   const bool forward = plan->pass == Pass::kFprop;
   const std::int64_t lanes = forward ? p.outputs_per_group() : p.channels_per_group();
   const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
-  plan->workspace_bytes = p.taps() * element *
-                          (plan->kernel->algorithm == Algorithm::kDepthwise
-                               ? p.C
-                               : p.groups * round_up(lanes, plan->kernel->nr) * depth);
+  plan->workspace_bytes = p.taps() * element * p.groups * round_up(lanes, plan->kernel->nr) * depth;
+}
+
+// A work item is one row.
+void block_strips(ConvPlan* plan) {
+  const ConvProblem& p = plan->problem;
+  plan->workspace_bytes = p.taps() * p.K * (p.dtype == DType::kFloat64 ? 8 : 4);
 }
 
 // The columns of a work item's pixels stay in a quarter megabyte, or are one panel.
@@ -172,7 +175,7 @@ void block(ConvPlan* plan) {
     case Algorithm::kWinograd2:
     case Algorithm::kWinograd4: return block_winograd(plan);
     case Algorithm::kDepthwise:
-      return plan->pass == Pass::kWgrad ? block_wgrad(plan) : block_pixels(plan);
+      return plan->pass == Pass::kWgrad ? block_wgrad(plan) : block_strips(plan);
     case Algorithm::kOuter: return block_wgrad(plan);
     case Algorithm::kRowsum: return block_bgrad(plan);
   }

@@ -1,0 +1,354 @@
+// Drives fprop and dgrad of one-channel groups, along rows of the destination.
+//
+// A work item is one destination row and a range of channels. The tiles whose taps all lie within a
+// source row read that row where it is; the others, at its ends, read a packed copy of the row's ends
+// with the padding in place, which serves every destination row that meets it. In dgrad, columns of
+// equal remainder modulo the stride meet the same taps and lie side by side in the source. A padding
+// mode that copies columns is undone last: the gradient of the padded row is folded at its ends.
+#include <vector>
+
+#include "../int_math.h"
+#include "drivers.h"
+#include "isa_kernels.h"
+#include "isa_select.h"
+#include "row_cache.h"
+#include "scratch.h"
+
+namespace convext {
+namespace {
+
+// Neighbouring tiles that have the same width and read the same copy of a row.
+struct StripRun {
+  std::int64_t first, tiles;  // column of the class, tiles from there on
+  int mr;
+  bool packed;
+  std::int64_t column;  // source column of the first tap, or its place among packed columns
+};
+
+// Destination columns first, first + step, ... read source columns base + j * source_step + i *
+// tap_step through kernel columns tap, tap + next_tap, ...
+struct ColumnClass {
+  std::int64_t first, step, count;
+  std::int64_t base, source_step, tap_step;
+  std::int64_t taps, tap, next_tap;
+  std::vector<StripRun> runs;
+
+  std::int64_t first_source(std::int64_t j) const { return base + j * source_step; }
+  std::int64_t last_source(std::int64_t j) const {
+    return first_source(j) + (taps > 0 ? (taps - 1) * tap_step : 0);
+  }
+};
+
+template <class T>
+class StripPass {
+ public:
+  StripPass(const ConvPlan& plan, const ConvTensors& t)
+      : kernels_(compute_kernels<T>(plan.kernel->isa)),
+        p_(plan.problem),
+        mr_(plan.kernel->mr),
+        forward_(plan.pass == Pass::kFprop),
+        weight_(t.weight),
+        channels_(p_.K),
+        multiplier_(p_.outputs_per_group()) {
+    const std::int64_t vector = kernels_.lanes;
+    width_ = channels_ < vector ? vector : channels_;
+    rows_ = forward_map_h(p_);
+    if (forward_) {
+      source_ = t.input;
+      destination_ = t.output;
+      bias_ = t.bias;
+    } else {
+      source_ = t.output;
+      destination_ = t.input;
+      rows_ = invert(rows_, p_.H);
+    }
+    const bool one_to_one = multiplier_ == 1 && channels_ >= vector;
+    in_place_ =
+        channels_in_place<T>(source_, p_.C) && (forward_ ? one_to_one : channels_ >= vector);
+    fold_ = !forward_ && p_.padding_mode != PaddingMode::kZeros;
+    store_in_place_ = channels_in_place<T>(destination_, p_.C) && !fold_ &&
+                      (forward_ ? channels_ >= vector : one_to_one);
+    columns_ = fold_ ? p_.pad_left + p_.W + p_.pad_right : destination_.size[3];
+    make_classes();
+    place_tiles();
+  }
+
+  void run(const Threads& threads) {
+    pack_weights(threads);
+    const std::int64_t items = p_.N * destination_.size[2];
+    // Few rows: share out the channels too. How the work is cut changes no sum.
+    const std::int64_t block = kernels_.lanes * 2;
+    const std::int64_t units = forward_ || multiplier_ == 1 ? channels_ / block : 1;
+    std::int64_t splits = threads.count > 1 ? ceil_div(4 * threads.count, items) : 1;
+    if (splits > units) splits = units < 1 ? 1 : units;
+    threads.run(items * splits, [&](std::int64_t begin, std::int64_t end) {
+      Worker worker(*this);
+      for (std::int64_t item = begin; item < end; ++item) {
+        const std::int64_t row = item / splits, part = item % splits;
+        const std::int64_t last = part + 1 == splits ? width_ : units * (part + 1) / splits * block;
+        worker.item(row / destination_.size[2], row % destination_.size[2],
+                    units * part / splits * block, last);
+      }
+    });
+  }
+
+ private:
+  void make_classes() {
+    if (forward_) {
+      classes_.push_back(
+          {0, 1, columns_, -p_.pad_left, p_.stride_w, p_.dilation_w, p_.S, 0, 1, {}});
+      return;
+    }
+    // In the padded row, column v meets tap s at output column (v - s * dilation) / stride: v and
+    // s * dilation have equal remainders. The last tap reads the first source.
+    const std::int64_t stride = p_.stride_w, shift = fold_ ? 0 : p_.pad_left;
+    for (std::int64_t remainder = 0; remainder < stride; ++remainder) {
+      ColumnClass c{0, stride, 0, 0, 1, 1, 0, 0, 0, {}};
+      const std::int64_t v = shift + (remainder - shift % stride + stride) % stride;
+      c.first = v - shift;
+      if (c.first >= columns_) continue;
+      c.count = ceil_div(columns_ - c.first, stride);
+      for (std::int64_t s = p_.S - 1; s >= 0; --s) {
+        if (s * p_.dilation_w % stride != remainder) continue;
+        const std::int64_t source = (v - s * p_.dilation_w) / stride;
+        if (c.taps == 0) {
+          c.tap = s;
+          c.base = source;
+        } else if (c.taps == 1) {
+          c.next_tap = s - c.tap;
+          c.tap_step = source - c.base;
+        }
+        ++c.taps;
+      }
+      classes_.push_back(c);
+    }
+  }
+
+  // Cuts every class into tiles, and finds those that need packed columns, and which columns.
+  void place_tiles() {
+    const std::int64_t extent = source_.size[3];
+    // Virtual columns [low, left_end) and [right, high) are packed.
+    std::int64_t low = extent, left_end = 0, right = extent, high = 0;
+    bool any = false, left = false, some_right = false;
+    for (ColumnClass& c : classes_) {
+      const std::int64_t tiles = ceil_div(c.count, mr_);
+      for (std::int64_t t = 0; t < tiles; ++t) {
+        const std::int64_t j = c.count * t / tiles, end = c.count * (t + 1) / tiles;
+        const std::int64_t from = c.first_source(j), to = c.last_source(end - 1) + 1;
+        const bool packed = c.taps > 0 && (!in_place_ || from < 0 || to > extent);
+        c.runs.push_back({j, 1, static_cast<int>(end - j), packed, from});
+        if (!packed) continue;
+        any = true;
+        if (from < low) low = from;
+        if (to > high) high = to;
+        if (from < 0) {
+          left = true;
+          if (to > left_end) left_end = to;
+        } else {
+          some_right = true;
+          if (from < right) right = from;
+        }
+      }
+    }
+    packs_ = any;
+    if (any) {
+      if (!left) low = right;
+      if (!some_right) high = left_end;
+      if (!in_place_ || !left || !some_right || right < left_end) {
+        left_end = high;
+        right = high;
+      }
+      for (std::int64_t u = low; u < left_end; ++u) packed_columns_.push_back(source_column(u));
+      for (std::int64_t u = right; u < high; ++u) packed_columns_.push_back(source_column(u));
+    }
+    for (ColumnClass& c : classes_) {
+      std::vector<StripRun> runs;
+      for (StripRun run : c.runs) {
+        if (run.packed) {
+          const std::int64_t u = run.column;
+          run.column = u < left_end ? u - low : left_end - low + u - right;
+        }
+        if (!runs.empty()) {
+          StripRun& last = runs.back();
+          if (last.mr == run.mr && last.packed == run.packed &&
+              last.column + last.tiles * run.mr * c.source_step == run.column) {
+            ++last.tiles;
+            continue;
+          }
+        }
+        runs.push_back(run);
+      }
+      c.runs = std::move(runs);
+    }
+  }
+
+  std::int64_t source_column(std::int64_t u) const {
+    if (forward_) return resolve_padding(u, p_.W, p_.padding_mode);
+    return u >= 0 && u < p_.Q ? u : -1;
+  }
+
+  // [tap][channel]
+  void pack_weights(const Threads& threads) {
+    const std::int64_t taps = p_.taps();
+    panels_ = scratch<T>(Slot::kPanels, taps * width_);
+    packed_bias_ = scratch<T>(Slot::kBias, width_);
+    for (std::int64_t i = 0; i < width_; ++i) packed_bias_[i] = 0;
+    if (bias_.data != nullptr) {
+      kernels_.pack({bias_.data, bias_.dtype, 0, bias_.stride[1]}, 1, channels_, width_,
+                    packed_bias_, width_, 0);
+    }
+    const bool adjacent =
+        weight_.stride[3] == 1 && (p_.R == 1 || weight_.stride[2] == p_.S) && taps > 1;
+    // A piece is a few hundred weights at least.
+    const std::int64_t piece = round_up(ceil_div(4096, taps), kernels_.lanes);
+    threads.run(ceil_div(channels_, piece), [&](std::int64_t begin, std::int64_t end) {
+      const std::int64_t k = begin * piece;
+      const std::int64_t last = end * piece < channels_ ? end * piece : channels_;
+      const std::int64_t padded = last == channels_ ? width_ - k : last - k;
+      if (adjacent) {
+        kernels_.pack({element(weight_, k, 0, 0, 0), weight_.dtype, 1, weight_.stride[0]}, taps,
+                      last - k, padded, panels_ + k, width_, 0);
+        return;
+      }
+      for (std::int64_t tap = 0; tap < taps; ++tap) {
+        kernels_.pack(
+            {element(weight_, k, 0, tap / p_.S, tap % p_.S), weight_.dtype, 0, weight_.stride[0]},
+            1, last - k, padded, panels_ + tap * width_ + k, width_, 0);
+      }
+    });
+  }
+
+  class Worker {
+   public:
+    explicit Worker(StripPass& pass)
+        : pass_(pass),
+          p_(pass.p_),
+          cache_(pass.kernels_, pass.source_, pass.forward_ ? p_.C : p_.K, !pass.packs_,
+                 p_.R * pass.rows_.longest, pass.packed_columns_,
+                 pass.forward_ ? pass.multiplier_ : 1, pass.width_) {
+      if (!pass.store_in_place_) tile_ = scratch<T>(Slot::kTile, pass.columns_ * pass.width_);
+      const std::int64_t most = p_.R * pass.rows_.longest;
+      in_place_rows_.reserve(most);
+      packed_rows_.reserve(most);
+      weights_.reserve(most);
+    }
+
+    // Row d of image n, channels [first, last).
+    void item(std::int64_t n, std::int64_t d, std::int64_t first, std::int64_t last) {
+      find_rows(n, d);
+      StripTile<T> strip;
+      strip.weight = weights_.data();
+      strip.first = first;
+      strip.last = last;
+      strip.bias = pass_.packed_bias_;
+      const TensorView& y = pass_.destination_;
+      for (const ColumnClass& c : pass_.classes_) {
+        strip.rows = c.taps > 0 ? static_cast<std::int64_t>(weights_.size()) : 0;
+        strip.taps = c.taps;
+        strip.weight_offset = c.tap * pass_.width_;
+        strip.weight_step = c.next_tap * pass_.width_;
+        for (const StripRun& run : c.runs) {
+          const std::int64_t pixel = run.packed ? cache_.pixel_stride() : pass_.source_.stride[3];
+          const std::int64_t column = c.first + run.first * c.step;
+          strip.x = run.packed ? packed_rows_.data() : in_place_rows_.data();
+          strip.x_offset = run.column * pixel;
+          strip.tap_step = c.tap_step * pixel;
+          strip.x_step = c.source_step * pixel;
+          strip.tiles = run.tiles;
+          if (pass_.store_in_place_) {
+            strip.y = static_cast<T*>(element(y, n, 0, d, column));
+            strip.y_step = c.step * y.stride[3];
+          } else {
+            strip.y = tile_ + column * pass_.width_;
+            strip.y_step = c.step * pass_.width_;
+          }
+          pass_.kernels_.depthwise(strip, run.mr);
+        }
+      }
+      if (!pass_.store_in_place_) finish(n, d, first, last);
+    }
+
+   private:
+    // The source rows that row d meets, and the weights it meets them with.
+    void find_rows(std::int64_t n, std::int64_t d) {
+      in_place_rows_.clear();
+      packed_rows_.clear();
+      weights_.clear();
+      cache_.begin_item(n);
+      for (std::int64_t r = 0; r < p_.R; ++r) {
+        const std::int64_t count = pass_.rows_.count(d, r), *list = pass_.rows_.list(d, r);
+        for (std::int64_t i = 0; i < count; ++i) {
+          in_place_rows_.push_back(static_cast<const T*>(element(pass_.source_, n, 0, list[i], 0)));
+          packed_rows_.push_back(pass_.packs_ ? cache_.row(list[i]) : nullptr);
+          weights_.push_back(pass_.panels_ + r * p_.S * pass_.width_);
+        }
+      }
+    }
+
+    // The row of results to its place: copied columns to their originals, the outputs of a channel
+    // together.
+    void finish(std::int64_t n, std::int64_t d, std::int64_t first, std::int64_t last) {
+      const TensorView& y = pass_.destination_;
+      const std::int64_t width = pass_.width_;
+      T* row = tile_;
+      if (pass_.fold_) {
+        row += p_.pad_left * width;
+        for (std::int64_t v = -p_.pad_left; v < p_.W + p_.pad_right; ++v) {
+          if (v >= 0 && v < p_.W) continue;
+          T* to = row + resolve_padding(v, p_.W, p_.padding_mode) * width;
+          const T* from = row + v * width;
+          for (std::int64_t c = first; c < last; ++c) to[c] += from[c];
+        }
+      }
+      std::int64_t channels = last < pass_.channels_ ? last : pass_.channels_;
+      if (!pass_.forward_ && pass_.multiplier_ > 1) {
+        channels = p_.C;
+        for (std::int64_t w = 0; w < p_.W; ++w) {
+          T* pixel = row + w * width;
+          for (std::int64_t c = 0; c < channels; ++c) {
+            T sum = pixel[c * pass_.multiplier_];
+            for (std::int64_t j = 1; j < pass_.multiplier_; ++j) {
+              sum += pixel[c * pass_.multiplier_ + j];
+            }
+            pixel[c] = sum;
+          }
+        }
+      }
+      pass_.kernels_.unpack(row + first, width, y.size[3], channels - first,
+                            {element(y, n, first, d, 0), y.dtype, y.stride[3], y.stride[1]});
+    }
+
+    StripPass& pass_;
+    const ConvProblem& p_;
+    RowCache<T> cache_;
+    T* tile_ = nullptr;
+    std::vector<const T*> in_place_rows_, packed_rows_, weights_;
+  };
+
+  const ComputeKernels<T>& kernels_;
+  const ConvProblem& p_;
+  std::int64_t mr_;
+  bool forward_;
+  TensorView source_, destination_, weight_, bias_{};
+  std::int64_t channels_, multiplier_;  // output channels are the lanes, `multiplier` a group
+  std::int64_t width_ = 0;              // of a packed pixel: the channels, a vector at least
+  std::int64_t columns_ = 0;            // of a row of results, before it is folded
+  bool in_place_ = false, store_in_place_ = false, fold_ = false, packs_ = false;
+  AxisMap rows_;
+  std::vector<ColumnClass> classes_;
+  std::vector<std::int64_t> packed_columns_;
+  T* panels_ = nullptr;
+  T* packed_bias_ = nullptr;
+};
+
+}  // namespace
+
+void run_strips(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads) {
+  if (plan.problem.dtype == DType::kFloat64) {
+    StripPass<double>(plan, tensors).run(threads);
+  } else {
+    StripPass<float>(plan, tensors).run(threads);
+  }
+}
+
+}  // namespace convext
