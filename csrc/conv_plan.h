@@ -22,6 +22,9 @@ enum class Algorithm : std::uint8_t {
   kRowsum,
   kWinograd2,
   kWinograd4,
+  kPointwise,
+  kDot,
+  kAxpy,
 };
 enum class Isa : std::uint8_t { kGeneric, kAvx2, kAvx512 };
 

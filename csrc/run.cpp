@@ -44,6 +44,9 @@ void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& t
       if (plan.pass == Pass::kWgrad) return run_wgrad(plan, tensors, threads);
       return run_strips(plan, tensors, threads);
     case Algorithm::kOuter: return run_wgrad(plan, tensors, threads);
+    case Algorithm::kPointwise: return run_pointwise(plan, tensors, threads);
+    case Algorithm::kDot: return run_dot(plan, tensors, threads);
+    case Algorithm::kAxpy: return run_axpy(plan, tensors, threads);
     case Algorithm::kRowsum: return run_rowsum(plan, tensors, threads);
   }
 }

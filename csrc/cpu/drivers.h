@@ -10,6 +10,9 @@ void run_indirect(const ConvPlan& plan, const ConvTensors& tensors, const Thread
 void run_strips(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_im2col(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_winograd(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+void run_pointwise(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+void run_dot(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+void run_axpy(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_wgrad(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_rowsum(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 

@@ -10,6 +10,8 @@ namespace convext {
 
 // No tile has more rows than this.
 inline constexpr int kMostMr = 16;
+// Nor a strip more vectors of lanes.
+inline constexpr int kMostStripVectors = 12;
 
 // fprop_indirect, dgrad_indirect, fprop_im2col: one register tile. See gemm_indirect.h.
 template <class T>
@@ -24,6 +26,36 @@ struct GemmTile {
   bool bias_by_row;
   T* const* y;            // [mr]: where each row's results go
   std::int64_t y_offset;  // added to every pointer in y
+};
+
+// fprop_pointwise, dgrad_pointwise, dgrad_axpy: some rows of a product of matrices, `lanes` columns
+// of it. See gemm_strip.h.
+template <class T>
+struct MatrixStrip {
+  const T* a;  // [rows][depth], each element on its own
+  std::int64_t a_row, a_depth;
+  const T* b;  // [depth][lanes], in vectors
+  std::int64_t b_depth;
+  T* y;  // [rows][lanes]
+  std::int64_t y_row;
+  std::int64_t rows, depth, lanes;
+  const T* bias;  // [lanes], or [rows] if bias_by_row; null where there is none
+  bool bias_by_row;
+  bool stream;  // past the cache: y aligned to vectors, lanes a multiple of theirs
+};
+
+// fprop_dot: products of rows with rows. See gemm_dot.h.
+template <class T>
+struct DotTile {
+  const T* x;  // [pixels][depth]
+  std::int64_t x_pixel;
+  const void* weight;  // [outputs][depth], of any storage type
+  DType weight_dtype;
+  std::int64_t weight_output;  // stride, in elements
+  std::int64_t pixels, outputs, depth;
+  const T* bias;  // [outputs], or null
+  T* y;
+  std::int64_t y_pixel, y_output;
 };
 
 // fprop_depthwise, dgrad_depthwise: tiles of mr neighbouring columns of one destination row. See
@@ -119,6 +151,8 @@ struct ComputeKernels {
   int lanes;  // of one vector
   void (*gemm)(const GemmTile<T>& tile, int mr, int vectors);
   void (*depthwise)(const StripTile<T>& strip, int mr);
+  void (*strip)(const MatrixStrip<T>& strip);
+  void (*dot)(const DotTile<T>& tile);
   void (*outer)(const OuterTile<T>& tile, int mr, int vectors);
   void (*depthwise_outer)(const DepthwiseOuterTile<T>& tile, int taps);
   // Columns are cut into tiles; each tile's rows follow each other:

@@ -3,7 +3,9 @@
 #pragma once
 
 #include "depthwise_strip.h"
+#include "gemm_dot.h"
 #include "gemm_indirect.h"
+#include "gemm_strip.h"
 #include "pack.h"
 #include "wgrad_depthwise.h"
 #include "wgrad_outer.h"
@@ -23,34 +25,38 @@ constexpr int pick(int avx512, int avx2, int generic) {
 static_assert(kFpropIndirectMr <= kMostMr && kFpropDepthwiseMr <= kMostMr &&
                   kWgradOuterMr <= kMostMr && kWgradDepthwiseMr <= kMostMr,
               "the drivers' arrays of rows are too short");
-static_assert(kFpropIndirectMr == kDgradIndirectMr &&
-                  kFpropIndirectVectors == kDgradIndirectVectors &&
-                  kFpropIm2colMr == kFpropIndirectMr &&
-                  kFpropIm2colVectors == kFpropIndirectVectors &&
-                  kFpropDepthwiseMr == kDgradDepthwiseMr &&
-                  kFpropDepthwiseVectors == kDgradDepthwiseVectors &&
-                  kFpropWinograd2Mr == kFpropIndirectMr &&
-                  kFpropWinograd2Vectors == kFpropIndirectVectors &&
-                  kFpropWinograd4Mr == kFpropIndirectMr &&
-                  kFpropWinograd4Vectors == kFpropIndirectVectors &&
-                  kDgradWinograd2Mr == kFpropIndirectMr &&
-                  kDgradWinograd2Vectors == kFpropIndirectVectors &&
-                  kDgradWinograd4Mr == kFpropIndirectMr &&
-                  kDgradWinograd4Vectors == kFpropIndirectVectors,
+static_assert(
+    kFpropIndirectMr == kDgradIndirectMr && kFpropIndirectVectors == kDgradIndirectVectors &&
+        kFpropIm2colMr == kFpropIndirectMr && kFpropIm2colVectors == kFpropIndirectVectors &&
+        kFpropDepthwiseMr == kDgradDepthwiseMr &&
+        kFpropDepthwiseVectors == kDgradDepthwiseVectors && kFpropWinograd2Mr == kFpropIndirectMr &&
+        kFpropWinograd2Vectors == kFpropIndirectVectors && kFpropWinograd4Mr == kFpropIndirectMr &&
+        kFpropWinograd4Vectors == kFpropIndirectVectors && kDgradWinograd2Mr == kFpropIndirectMr &&
+        kDgradWinograd2Vectors == kFpropIndirectVectors && kDgradWinograd4Mr == kFpropIndirectMr &&
+        kDgradWinograd4Vectors == kFpropIndirectVectors,
+    "these share a kernel");
+static_assert(kFpropPointwiseMr == kDgradPointwiseMr &&
+                  kFpropPointwiseVectors == kDgradPointwiseVectors &&
+                  kFpropPointwiseVectors <= kMostStripVectors &&
+                  kDgradAxpyVectors <= kMostStripVectors,
               "these share a kernel");
 
 template <class T>
 constexpr ComputeKernels<T> compute_kernels() {
-  return {kLanes<T>,
-          gemm_indirect_dispatch<T, kFpropIndirectMr, kFpropIndirectVectors>,
-          depthwise_strip_dispatch<T, kFpropDepthwiseMr, kFpropDepthwiseVectors>,
-          wgrad_outer_dispatch<T, kWgradOuterMr, kWgradOuterVectors>,
-          wgrad_depthwise_dispatch<T, kWgradDepthwiseMr>,
-          pack<T>,
-          unpack<T>,
-          add_rows<T>,
-          winograd_kernels<T, 2>(),
-          winograd_kernels<T, 4>()};
+  ComputeKernels<T> kernels{};
+  kernels.lanes = kLanes<T>;
+  kernels.gemm = gemm_indirect_dispatch<T, kFpropIndirectMr, kFpropIndirectVectors>;
+  kernels.depthwise = depthwise_strip_dispatch<T, kFpropDepthwiseMr, kFpropDepthwiseVectors>;
+  kernels.strip = gemm_strip<T, kFpropPointwiseMr * kFpropPointwiseVectors>;
+  kernels.dot = gemm_dot<T, kFpropDotMr>;
+  kernels.outer = wgrad_outer_dispatch<T, kWgradOuterMr, kWgradOuterVectors>;
+  kernels.depthwise_outer = wgrad_depthwise_dispatch<T, kWgradDepthwiseMr>;
+  kernels.pack = pack<T>;
+  kernels.unpack = unpack<T>;
+  kernels.add_rows = add_rows<T>;
+  kernels.winograd2 = winograd_kernels<T, 2>();
+  kernels.winograd4 = winograd_kernels<T, 4>();
+  return kernels;
 }
 
 constexpr IsaKernels kIsaKernels = {compute_kernels<float>(), compute_kernels<double>()};

@@ -14,6 +14,7 @@ enum class Slot {
   kZeros,   // the pixel that padding points at
   kRows,    // packed source rows
   kGrad,    // packed gradient
+  kPacked,  // a thread's own piece of the weights, in compute type
   kTile,    // results on their way to a layout or type that kernels do not store
   kFilter,  // weights on their way into Winograd's filter transform
   kPoints,  // Winograd: transformed input tiles

@@ -106,8 +106,7 @@ Cost cost_winograd(const ConvPlan& plan) {
     const std::int64_t classes = step < extent ? step : extent;
     return classes == 0 ? 0 : classes * ceil_div(ceil_div(extent, step), m);
   };
-  const double tiles = static_cast<double>(p.N) *
-                       tiles_across(forward ? p.P : p.H, p.dilation_h) *
+  const double tiles = static_cast<double>(p.N) * tiles_across(forward ? p.P : p.H, p.dilation_h) *
                        tiles_across(forward ? p.Q : p.W, p.dilation_w);
   const double out_vectors = static_cast<double>(p.groups * ceil_div(out, lanes));
   const double in_vectors = static_cast<double>(ceil_div(p.groups * depth, lanes));
@@ -121,6 +120,72 @@ Cost cost_winograd(const ConvPlan& plan) {
               points * tiles / plan.kernel->mr * out_vectors / vectors * kTileCycles +
               weight_elements(p) * kTransposeCycles + layout_cycles(p, input_elements(p)) +
               layout_cycles(p, output_elements(p));
+  cost.memory = stream_tensors(p);
+  return cost;
+}
+
+Cost cost_pointwise(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const bool forward = plan.pass == Pass::kFprop;
+  const bool planar = p.input_layout != Layout::kChannelsLast;
+  const int lanes = lanes_of(*plan.kernel, plan.kernel->vectors);
+  const std::int64_t outputs = forward ? p.K : p.C, depth = forward ? p.C : p.K;
+  const double pixels = static_cast<double>(p.N) * p.P * p.Q;
+  // One of pixels and outputs is in vectors.
+  const double vectors = planar ? static_cast<double>(p.N) * ceil_div(p.P * p.Q, lanes) * outputs
+                                : pixels * ceil_div(outputs, lanes);
+  const int sums = plan.kernel->mr * plan.kernel->vectors;
+  Cost cost;
+  cost.multiply = vectors / sums *
+                  tile_cycles(static_cast<double>(depth), plan.kernel->mr, plan.kernel->vectors);
+  const bool gathered = p.P != p.H || p.Q != p.W || !is_compute_type(p.dtype);
+  const double gather = pixels * (planar && p.stride_w > 1 ? kGatherCycles : kCopyCycles);
+  cost.move = vectors / sums * kTileCycles + (gathered ? gather * (outputs + depth) : 0) +
+              weight_elements(p) * (planar == forward ? 0
+                                    : planar          ? kCopyCycles
+                                    : forward         ? kTransposeCycles
+                                                      : kCopyCycles);
+  cost.memory = stream_tensors(p);
+  return cost;
+}
+
+namespace {
+
+// Whether an image's pixels are gathered for each tap, or found where they are.
+bool pixels_in_place(const ConvProblem& p) {
+  return p.taps() == 1 && p.P == p.H && p.Q == p.W && is_compute_type(p.dtype) &&
+         (p.input_layout == Layout::kChannelsLast || p.H * p.W == 1);
+}
+
+}  // namespace
+
+Cost cost_dot(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const int lanes = lanes_of(*plan.kernel, plan.kernel->vectors);
+  const double pixels = static_cast<double>(p.N) * p.P * p.Q;
+  const double steps = static_cast<double>(ceil_div(p.C * p.taps(), lanes));
+  constexpr double kAddLanesCycles = 3;  // a result's share of adding up the lanes
+  Cost cost;
+  cost.multiply = pixels / 3 * p.K / plan.kernel->mr * tile_cycles(steps, 3, plan.kernel->mr);
+  cost.move = pixels * p.K * kAddLanesCycles +
+              (pixels_in_place(p)
+                   ? 0
+                   : pixels * p.C * p.taps() *
+                         (p.input_layout == Layout::kChannelsLast ? kCopyCycles : kGatherCycles));
+  cost.memory = stream_tensors(p);
+  return cost;
+}
+
+Cost cost_axpy(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const int lanes = lanes_of(*plan.kernel, plan.kernel->vectors);
+  const double pixels = static_cast<double>(p.N) * p.P * p.Q;
+  const double columns = static_cast<double>(p.C * p.taps());
+  Cost cost;
+  cost.multiply = pixels * p.K * static_cast<double>(ceil_div(p.C * p.taps(), lanes)) / 12 *
+                  tile_cycles(1, 4, 3);
+  cost.move = (pixels_in_place(p) ? 0 : pixels * columns * kGatherCycles) +
+              (is_compute_type(p.dtype) ? 0 : weight_elements(p) * kCopyCycles);
   cost.memory = stream_tensors(p);
   return cost;
 }

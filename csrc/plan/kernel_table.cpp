@@ -86,6 +86,32 @@ bool three_by_three_without_copies(const ConvProblem& p, std::string* why) {
   });
 }
 
+bool one_by_one(const ConvProblem& p, std::string* why) {
+  if (p.taps() != 1 || p.groups != 1) {
+    return refuse(why, [&] {
+      return "needs a 1x1 kernel and one group, has " + std::to_string(p.R) + "x" +
+             std::to_string(p.S) + " and " + std::to_string(p.groups);
+    });
+  }
+  if (p.pad_top + p.pad_bottom + p.pad_left + p.pad_right == 0) return true;
+  return refuse(why, [] { return "needs no padding"; });
+}
+
+bool few_pixels(const ConvProblem& p, std::string* why) {
+  if (p.groups != 1) {
+    return refuse(why, [&] { return "needs one group, there are " + std::to_string(p.groups); });
+  }
+  if (p.weight_layout == Layout::kStrided) {
+    return refuse(why, [] { return "needs a contiguous or channels_last weight"; });
+  }
+  constexpr std::int64_t kMostPixels = 256;  // of an image, whose gathered copy is kept
+  if (p.P * p.Q <= kMostPixels) return true;
+  return refuse(why, [&] {
+    return "needs at most " + std::to_string(kMostPixels) + " output pixels an image, there are " +
+           std::to_string(p.P * p.Q);
+  });
+}
+
 struct Row {
   Pass pass;
   Algorithm algorithm;
@@ -215,6 +241,9 @@ const char* to_string(Algorithm algorithm) {
     case Algorithm::kRowsum: return "rowsum";
     case Algorithm::kWinograd2: return "winograd2";
     case Algorithm::kWinograd4: return "winograd4";
+    case Algorithm::kPointwise: return "pointwise";
+    case Algorithm::kDot: return "dot";
+    case Algorithm::kAxpy: return "axpy";
   }
   return "?";
 }

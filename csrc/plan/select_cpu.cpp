@@ -1,6 +1,7 @@
 // Chooses a kernel: of those that can run the problem, the one that the cost model (cost_model.h)
 // expects to be cheapest. When a plan is to be explained, every refusal is kept with its reason. The
 // blocking goes by shape alone.
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <mutex>
@@ -39,6 +40,18 @@ Force force_for(const std::string& spec, Pass pass) {
   return Force{};
 }
 
+// "reference, indirect, ...": those of the table.
+std::string algorithm_names() {
+  std::string names;
+  std::vector<Algorithm> seen;
+  for (const KernelInfo& kernel : kernel_table()) {
+    if (std::find(seen.begin(), seen.end(), kernel.algorithm) != seen.end()) continue;
+    seen.push_back(kernel.algorithm);
+    names += std::string(names.empty() ? "" : ", ") + to_string(kernel.algorithm);
+  }
+  return names;
+}
+
 void validate_force(const std::string& spec) {
   std::stringstream parts(spec);
   std::string part;
@@ -51,11 +64,11 @@ void validate_force(const std::string& spec) {
       known = known || (force.matches(kernel) && (pass.empty() || pass == to_string(kernel.pass)));
     }
     if (!known) {
-      throw std::runtime_error(
-          "CONVEXT_PLAN / force_plan: '" + part +
-          "' names no kernel of the table; give an algorithm (reference, indirect, im2col, outer, "
-          "depthwise, rowsum, winograd2, winograd4) or a kernel name, optionally with its pass, as in "
-          "'fprop=indirect,wgrad=reference'");
+      throw std::runtime_error("CONVEXT_PLAN / force_plan: '" + part +
+                               "' names no kernel of the table; give an algorithm (" +
+                               algorithm_names() +
+                               ") or a kernel name, optionally with its pass, as in "
+                               "'fprop=indirect,wgrad=reference'");
     }
   }
 }
@@ -130,6 +143,26 @@ void block_strips(ConvPlan* plan) {
   plan->workspace_bytes = p.taps() * p.K * (p.dtype == DType::kFloat64 ? 8 : 4);
 }
 
+// The source of a work item's pixels stays in a quarter of the second-level cache.
+void block_pointwise(ConvPlan* plan) {
+  const ConvProblem& p = plan->problem;
+  const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
+  const std::int64_t depth = plan->pass == Pass::kFprop ? p.C : p.K;
+  constexpr std::int64_t kSourceBytes = 128 << 10;
+  // Whole tiles and vectors, whichever way round.
+  constexpr std::int64_t kUnit = 48;
+  plan->pixel_block = clamp(kSourceBytes / (depth * element) / kUnit, 1, 8) * kUnit;
+  plan->workspace_bytes = round_up(p.K, 24) * round_up(p.C, 24) * element;
+}
+
+// An image's pixels, or as many images' as make a few dozen.
+void block_few_pixels(ConvPlan* plan) {
+  const ConvProblem& p = plan->problem;
+  constexpr std::int64_t kPixels = 48;
+  const std::int64_t image = p.P * p.Q;
+  plan->pixel_block = clamp(kPixels / image, 1, p.N > 0 ? p.N : 1) * image;
+}
+
 // The columns of a work item's pixels stay in a quarter megabyte, or are one panel.
 void block_im2col(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
@@ -176,6 +209,9 @@ void block(ConvPlan* plan) {
     case Algorithm::kWinograd4: return block_winograd(plan);
     case Algorithm::kDepthwise:
       return plan->pass == Pass::kWgrad ? block_wgrad(plan) : block_strips(plan);
+    case Algorithm::kPointwise: return block_pointwise(plan);
+    case Algorithm::kDot:
+    case Algorithm::kAxpy: return block_few_pixels(plan);
     case Algorithm::kOuter: return block_wgrad(plan);
     case Algorithm::kRowsum: return block_bgrad(plan);
   }

@@ -1,0 +1,148 @@
+// fprop_pointwise, dgrad_pointwise, dgrad_axpy: a strip of a product of matrices
+//
+// computes  y[row][lane] = bias + sum_d a[row][d] * b[d][lane]
+//           GEMM view: gemm_m = rows, gemm_n = lanes, gemm_k = depth. Where channels are adjacent rows
+//           are pixels and b is packed weights; where pixels are, rows are output channels and b the
+//           planes of the image, as they lie.
+// owns      one call: any number of rows, up to kMostStripVectors vectors of lanes, summed completely
+//           in the order of d. The order depends on neither tile, so a result has the same bits in
+//           whichever it falls.
+// budget    `Sums` accumulators, shared out as rows x vectors: 4x3, 6x2, 8x1 or 2x6 of 12 (AVX2), to
+//           which come a step's vectors of b and one broadcast: 12+3+1 = 16 of 16 registers.
+// needs     lanes >= one vector, or that many elements readable in b and writable in y. Fewer lanes
+//           than whole vectors: the last vector overlaps the one before it.
+// bound by  FMA: 12 of them for 7 or 8 loads a step. With few channels or few rows, memory.
+// step      from gemm_indirect: one kernel element, so rows are an address and a stride instead of
+//           a table, and a call covers as many tiles as have the same lanes.
+#pragma once
+
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "isa_kernels.h"
+#include "simd.h"
+
+namespace convext::CONVEXT_ISA {
+namespace {
+
+template <class T>
+CONVEXT_INLINE void store_past_cache(T* p, Vec<T> v) {
+#if defined(__AVX512F__)
+  if constexpr (CONVEXT_VECTOR_BYTES == 64) {
+    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret_cast<__m512i>(v));
+    return;
+  }
+#elif defined(__AVX__)
+  if constexpr (CONVEXT_VECTOR_BYTES == 32) {
+    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(v));
+    return;
+  }
+#endif
+  store<T>(p, v);
+}
+
+// Stores past the cache are seen by other threads only in order with a fence.
+CONVEXT_INLINE void fence_stores() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
+template <class T, int Mr, int V>
+__attribute__((noinline)) void strip_tile(const MatrixStrip<T>& s, std::int64_t row) {
+  constexpr int L = kLanes<T>;
+  Vec<T> sum[Mr][V];
+  const T* a[Mr];
+#pragma GCC unroll 8
+  for (int m = 0; m < Mr; ++m) {
+    a[m] = s.a + (row + m) * s.a_row;
+#pragma GCC unroll 12
+    for (int v = 0; v < V; ++v) sum[m][v] = Vec<T>{};
+  }
+
+  // Main loop.
+  const std::int64_t last = s.lanes > L ? s.lanes - L : 0;  // of the vectors' first lanes
+  const std::int64_t a_depth = s.a_depth, b_depth = s.b_depth;
+  const T* b = s.b;
+  std::int64_t i = 0;
+#pragma GCC unroll 1
+  for (std::int64_t d = s.depth; d > 0; --d, b += b_depth, i += a_depth) {
+    Vec<T> lanes[V];
+#pragma GCC unroll 12
+    for (int v = 0; v < V; ++v) lanes[v] = load(b + (v + 1 < V ? v * L : last));
+#pragma GCC unroll 8
+    for (int m = 0; m < Mr; ++m) {
+      const Vec<T> value = broadcast(a[m][i]);
+#pragma GCC unroll 12
+      for (int v = 0; v < V; ++v) sum[m][v] += value * lanes[v];
+    }
+  }
+
+  // Epilogue.
+  T* y = s.y + row * s.y_row;
+#pragma GCC unroll 8
+  for (int m = 0; m < Mr; ++m, y += s.y_row) {
+#pragma GCC unroll 12
+    for (int v = 0; v < V; ++v) {
+      const std::int64_t lane = v + 1 < V ? v * L : last;
+      if (s.bias != nullptr) {
+        sum[m][v] += s.bias_by_row ? broadcast(s.bias[row + m]) : load(s.bias + lane);
+      }
+      if (s.stream) {
+        store_past_cache<T>(y + lane, sum[m][v]);
+      } else {
+        store<T>(y + lane, sum[m][v]);
+      }
+    }
+  }
+}
+
+template <class T, int V, int Mr>
+CONVEXT_INLINE void strip_tile_of(const MatrixStrip<T>& s, std::int64_t row, std::int64_t mr) {
+  if constexpr (Mr > 1) {
+    if (mr < Mr) return strip_tile_of<T, V, Mr - 1>(s, row, mr);
+  }
+  strip_tile<T, Mr, V>(s, row);
+}
+
+// Tiles of nearly the same number of rows: a last one of few would wait for its sums.
+template <class T, int V, int Most>
+void strip_rows(const MatrixStrip<T>& s) {
+  const std::int64_t tiles = (s.rows + Most - 1) / Most;
+  if (tiles == 0) return;
+  const std::int64_t fewer = s.rows / tiles, larger_tiles = s.rows % tiles;
+  std::int64_t row = 0;
+  for (std::int64_t t = 0; t < tiles; ++t) {
+    const std::int64_t mr = fewer + (t < larger_tiles);
+    strip_tile_of<T, V, Most>(s, row, mr);
+    row += mr;
+  }
+}
+
+constexpr int rows_of_strip(int sums, int vectors) {
+  return sums / vectors > 8 ? 8 : sums / vectors < 1 ? 1 : sums / vectors;
+}
+
+template <class T, int Sums>
+void gemm_strip(const MatrixStrip<T>& s) {
+  static_assert(kMostStripVectors == 12, "the cases below");
+  switch ((s.lanes + kLanes<T> - 1) / kLanes<T>) {
+    case 1: strip_rows<T, 1, rows_of_strip(Sums, 1)>(s); break;
+    case 2: strip_rows<T, 2, rows_of_strip(Sums, 2)>(s); break;
+    case 3: strip_rows<T, 3, rows_of_strip(Sums, 3)>(s); break;
+    case 4: strip_rows<T, 4, rows_of_strip(Sums, 4)>(s); break;
+    case 5: strip_rows<T, 5, rows_of_strip(Sums, 5)>(s); break;
+    case 6: strip_rows<T, 6, rows_of_strip(Sums, 6)>(s); break;
+    case 7: strip_rows<T, 7, rows_of_strip(Sums, 7)>(s); break;
+    case 8: strip_rows<T, 8, rows_of_strip(Sums, 8)>(s); break;
+    case 9: strip_rows<T, 9, rows_of_strip(Sums, 9)>(s); break;
+    case 10: strip_rows<T, 10, rows_of_strip(Sums, 10)>(s); break;
+    case 11: strip_rows<T, 11, rows_of_strip(Sums, 11)>(s); break;
+    case 12: strip_rows<T, 12, rows_of_strip(Sums, 12)>(s); break;
+  }
+  if (s.stream) fence_stores();
+}
+
+}  // namespace
+}  // namespace convext::CONVEXT_ISA

@@ -1,0 +1,348 @@
+// Drives fprop and dgrad of 1x1 kernels: a product of matrices, as far as the layout lets it be one.
+//
+// Pixels are output pixels in both passes. Where channels are adjacent, rows of the product are
+// pixels, read where they lie, and lanes are the destination's channels, whose weights are packed.
+// Elsewhere lanes are pixels, read where they lie if they are adjacent, and rows are channels, whose
+// weights are read one by one. With a stride, fprop gathers a block of source pixels and dgrad
+// spreads a block of results among zeros.
+#include <cstdlib>
+#include <cstring>
+
+#include "../int_math.h"
+#include "drivers.h"
+#include "isa_kernels.h"
+#include "isa_select.h"
+#include "pixel_runs.h"
+#include "scratch.h"
+
+namespace convext {
+namespace {
+
+template <class T>
+class PointwisePass {
+ public:
+  PointwisePass(const ConvPlan& plan, const ConvTensors& t)
+      : kernels_(compute_kernels<T>(plan.kernel->isa)),
+        p_(plan.problem),
+        forward_(plan.pass == Pass::kFprop),
+        strided_(p_.P != p_.H || p_.Q != p_.W),
+        depth_(forward_ ? p_.C : p_.K),
+        outputs_(forward_ ? p_.K : p_.C),
+        image_(p_.P * p_.Q),
+        vectors_(plan.kernel->vectors),
+        lanes_(kernels_.lanes),
+        block_(plan.pixel_block),
+        output_stride_(t.weight.stride[forward_ ? 0 : 1]),
+        depth_stride_(t.weight.stride[forward_ ? 1 : 0]),
+        weight_(t.weight),
+        bias_(forward_ ? t.bias : TensorView{}),
+        spread_(t.input),
+        source_(forward_ ? every_nth_pixel(t.input, p_.P, p_.Q, p_.stride_h, p_.stride_w)
+                         : t.output),
+        destination_(forward_ ? t.output
+                              : every_nth_pixel(t.input, p_.P, p_.Q, p_.stride_h, p_.stride_w)) {
+    const bool whole = source_.view.dtype == compute_dtype<T>();
+    planar_ = source_.view.stride[1] != 1 && depth_ > 1;
+    source_in_place_ = whole && (planar_ ? source_.images_are_runs() && source_.step == 1
+                                         : source_.one_run());
+    // Among zeros, results are spread.
+    destination_in_place_ = (forward_ || !strided_) && destination_.view.dtype == compute_dtype<T>() &&
+                            (planar_ ? destination_.images_are_runs() && destination_.step == 1
+                                     : destination_.one_run() && destination_.view.stride[1] == 1);
+    stream_ = std::getenv("CVX_NT") != nullptr;
+  }
+
+  void run(const Threads& threads) {
+    pack_bias();
+    std::int64_t pixel_items, units;
+    if (planar_) {
+      prepare_rows(threads);
+      // Blocks of whole vectors; what is left of a vector stays in the last block.
+      blocks_ = image_ < block_ + lanes_ ? 1 : image_ / block_;
+      pixel_items = p_.N * blocks_;
+      units = ceil_div(outputs_, kRows);
+    } else {
+      pack_panels(threads);
+      pixel_items = ceil_div(p_.N * image_, block_);
+      units = panels_count();
+    }
+    // Few pixels: share out the channels too. How the work is cut changes no sum.
+    std::int64_t splits = 1;
+    if (threads.count > 1 && pixel_items < 4 * threads.count) {
+      splits = ceil_div(4 * threads.count, pixel_items);
+      if (splits > units) splits = units;
+    }
+    threads.run(pixel_items * splits, [&](std::int64_t begin, std::int64_t end) {
+      Worker worker(*this);
+      for (std::int64_t item = begin; item < end; ++item) {
+        const std::int64_t pixels = item / splits, part = item % splits;
+        const std::int64_t unit0 = units * part / splits, unit1 = units * (part + 1) / splits;
+        if (planar_) {
+          const std::int64_t block = pixels % blocks_, first = image_ * block / blocks_;
+          worker.planes(pixels / blocks_, round_up(first, lanes_),
+                        block + 1 == blocks_ ? image_
+                                             : round_up(image_ * (block + 1) / blocks_, lanes_),
+                        unit0, unit1);
+        } else {
+          const std::int64_t first = pixels * block_, left = p_.N * image_ - first;
+          worker.rows(first, left < block_ ? left : block_, unit0, unit1);
+        }
+      }
+    });
+  }
+
+ private:
+  // Channels of a unit where rows are channels: a multiple of every tile's rows.
+  static constexpr std::int64_t kRows = 24;
+  static constexpr std::int64_t kDepthChunk = 64;  // of one item of weight packing
+
+  // ---- weights ----------------------------------------------------------------------------------
+
+  // Lanes are channels: panels of `vectors_` vectors or of one less, [depth][padded lanes].
+  std::int64_t panels_count() const { return ceil_div(ceil_div(outputs_, lanes_), vectors_); }
+  std::int64_t panel_begin(std::int64_t panel) const {
+    return ceil_div(outputs_, lanes_) * panel / panels_count() * lanes_;
+  }
+  std::int64_t panel_lanes(std::int64_t panel) const {
+    const std::int64_t end = panel_begin(panel + 1);
+    return (end < outputs_ ? end : outputs_) - panel_begin(panel);
+  }
+
+  void pack_panels(const Threads& threads) {
+    weights_ = scratch<T>(Slot::kPanels, round_up(outputs_, lanes_) * depth_);
+    const std::int64_t chunks = ceil_div(depth_, kDepthChunk);
+    threads.run(panels_count() * chunks, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t item = begin; item < end; ++item) {
+        // Neighbours in memory follow each other.
+        const bool by_depth = output_stride_ == 1;
+        const std::int64_t panel = by_depth ? item % panels_count() : item / chunks;
+        const std::int64_t d = (by_depth ? item / panels_count() : item % chunks) * kDepthChunk;
+        const std::int64_t lane = panel_begin(panel), lanes = panel_lanes(panel);
+        const std::int64_t padded = round_up(lanes, lanes_);
+        kernels_.pack({weight(lane, d), weight_.dtype, depth_stride_, output_stride_},
+                      depth_ - d < kDepthChunk ? depth_ - d : kDepthChunk, lanes, padded,
+                      const_cast<T*>(weights_) + lane * depth_ + d * padded, padded, 0);
+      }
+    });
+  }
+
+  // Rows are channels: weights as they lie if a row's are adjacent, else [unit][depth][kRows].
+  void prepare_rows(const Threads& threads) {
+    if (depth_stride_ == 1 && weight_.dtype == compute_dtype<T>()) {
+      weights_ = static_cast<const T*>(weight_.data);
+      weight_row_ = output_stride_;
+      weight_depth_ = 1;
+      return;
+    }
+    const std::int64_t units = ceil_div(outputs_, kRows), chunks = ceil_div(depth_, kDepthChunk);
+    T* packed = scratch<T>(Slot::kPanels, units * kRows * depth_);
+    weights_ = packed;
+    weight_row_ = 1;
+    weight_depth_ = kRows;
+    threads.run(chunks, [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t d = begin * kDepthChunk; d < end * kDepthChunk; d += kDepthChunk) {
+        kernels_.pack({weight(0, d), weight_.dtype, depth_stride_, output_stride_},
+                      depth_ - d < kDepthChunk ? depth_ - d : kDepthChunk, outputs_, kRows,
+                      packed + d * kRows, kRows, kRows * depth_);
+      }
+    });
+  }
+
+  void* weight(std::int64_t output, std::int64_t d) const {
+    return forward_ ? element(weight_, output, d, 0, 0) : element(weight_, d, output, 0, 0);
+  }
+
+  void pack_bias() {
+    if (bias_.data == nullptr) return;
+    bias_values_ = scratch<T>(Slot::kBias, round_up(outputs_, lanes_));
+    kernels_.pack({bias_.data, bias_.dtype, 0, bias_.stride[1]}, 1, outputs_,
+                  round_up(outputs_, lanes_), bias_values_, 0, 0);
+  }
+
+  // ---- pixels -----------------------------------------------------------------------------------
+
+  // One thread's state: its gathered pixels and its tile of results.
+  class Worker {
+   public:
+    explicit Worker(PointwisePass& pass) : pass_(pass) {
+      const std::int64_t most = round_up(pass.block_ * (pass.planar_ ? 2 : 1), pass.lanes_);
+      const std::int64_t width = pass.planar_ ? kRows : pass.vectors_ * pass.lanes_;
+      if (!pass.source_in_place_ || pass.planar_) {
+        rows_ = scratch<T>(Slot::kRows, most * pass.depth_);
+      }
+      tile_ = scratch<T>(Slot::kTile, most * width);
+      strip_.depth = pass.depth_;
+      strip_.bias = nullptr;
+      strip_.bias_by_row = pass.planar_;
+      strip_.stream = pass.stream_;
+    }
+
+    // Pixels [first, first + count) through panels [panel0, panel1).
+    void rows(std::int64_t first, std::int64_t count, std::int64_t panel0, std::int64_t panel1) {
+      const PixelRuns& source = pass_.source_;
+      const PixelRuns& destination = pass_.destination_;
+      strip_.rows = count;
+      strip_.a_depth = 1;
+      if (pass_.source_in_place_) {
+        strip_.a = static_cast<const T*>(source.at(first, 0));
+        strip_.a_row = source.step;
+      } else {
+        if (first != gathered_) gather(first, count, source.step, source.view.stride[1], true);
+        gathered_ = first;
+        strip_.a = rows_;
+        strip_.a_row = pass_.depth_;
+      }
+      for (std::int64_t panel = panel0; panel < panel1; ++panel) {
+        const std::int64_t lane = pass_.panel_begin(panel), lanes = pass_.panel_lanes(panel);
+        const bool in_place = pass_.destination_in_place_ && lanes >= pass_.lanes_;
+        strip_.lanes = lanes;
+        strip_.b_depth = round_up(lanes, pass_.lanes_);
+        strip_.b = pass_.weights_ + lane * pass_.depth_;
+        if (pass_.bias_values_ != nullptr) strip_.bias = pass_.bias_values_ + lane;
+        strip_.y = in_place ? static_cast<T*>(destination.at(first, lane)) : tile_;
+        strip_.y_row = in_place ? destination.step : strip_.b_depth;
+        pass_.kernels_.strip(strip_);
+        if (in_place) continue;
+        if (pass_.strided_ && !pass_.forward_) zero(first, count, lane, lanes);
+        destination.for_each(first, count, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
+          pass_.kernels_.unpack(tile_ + i * strip_.y_row, strip_.y_row, run, lanes,
+                                {destination.at(at, lane), destination.view.dtype,
+                                 destination.step, destination.view.stride[1]});
+        });
+      }
+    }
+
+    // Pixels [begin, end) of image n through units [unit0, unit1) of kRows channels.
+    void planes(std::int64_t n, std::int64_t begin, std::int64_t end, std::int64_t unit0,
+                std::int64_t unit1) {
+      const PixelRuns& source = pass_.source_;
+      const std::int64_t first = n * pass_.image_ + begin, count = end - begin;
+      const T* b = rows_;
+      strip_.b_depth = round_up(count, pass_.lanes_);
+      if (pass_.source_in_place_ && count >= pass_.lanes_) {
+        b = static_cast<const T*>(source.at(first, 0));
+        strip_.b_depth = source.view.stride[1];
+      } else {
+        if (first != gathered_) gather(first, count, source.view.stride[1], source.step, false);
+        gathered_ = first;
+      }
+      const PixelRuns& destination = pass_.destination_;
+      const bool in_place = pass_.destination_in_place_ && count >= pass_.lanes_;
+      const std::int64_t vectors = ceil_div(count, pass_.lanes_);
+      const std::int64_t strips = ceil_div(vectors, pass_.vectors_);
+      strip_.a_row = pass_.weight_row_;
+      strip_.a_depth = pass_.weight_depth_;
+      for (std::int64_t unit = unit0; unit < unit1; ++unit) {
+        const std::int64_t channel = unit * kRows, left = pass_.outputs_ - channel;
+        strip_.rows = left < kRows ? left : kRows;
+        strip_.a = pass_.weights_ +
+                   channel * (pass_.weight_depth_ == kRows ? pass_.depth_ : pass_.weight_row_);
+        if (pass_.bias_values_ != nullptr) strip_.bias = pass_.bias_values_ + channel;
+        T* y = in_place ? static_cast<T*>(destination.at(first, channel)) : tile_;
+        strip_.y_row = in_place ? destination.view.stride[1] : round_up(count, pass_.lanes_);
+        for (std::int64_t s = 0; s < strips; ++s) {
+          const std::int64_t lane = vectors * s / strips * pass_.lanes_;
+          const std::int64_t next = vectors * (s + 1) / strips * pass_.lanes_;
+          strip_.lanes = (next < count ? next : count) - lane;
+          strip_.b = b + lane;
+          strip_.y = y + lane;
+          pass_.kernels_.strip(strip_);
+        }
+        if (in_place) continue;
+        if (pass_.strided_ && !pass_.forward_) zero(first, count, channel, strip_.rows);
+        destination.for_each(first, count, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
+          pass_.kernels_.unpack(tile_ + i, strip_.y_row, strip_.rows, run,
+                                {destination.at(at, channel), destination.view.dtype,
+                                 destination.view.stride[1], destination.step});
+        });
+      }
+    }
+
+   private:
+    // The block's pixels as [pixel][channel], or as [channel][pixel] with zeros up to a vector.
+    void gather(std::int64_t first, std::int64_t count, std::int64_t row_stride,
+                std::int64_t column_stride, bool rows_are_pixels) {
+      const PixelRuns& source = pass_.source_;
+      const std::int64_t depth = pass_.depth_, padded = round_up(count, pass_.lanes_);
+      source.for_each(first, count, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
+        const StridedBlock block{source.at(at, 0), source.view.dtype, row_stride, column_stride};
+        if (rows_are_pixels) {
+          pass_.kernels_.pack(block, run, depth, depth, rows_ + i * depth, depth, 0);
+        } else {
+          pass_.kernels_.pack(block, depth, run, i + run == count ? padded - i : run, rows_ + i,
+                              padded, 0);
+        }
+      });
+    }
+
+    // Zeros in the channels of each pixel's cell: the pixel and those between it and the next.
+    void zero(std::int64_t first, std::int64_t count, std::int64_t channel,
+              std::int64_t channels) {
+      const ConvProblem& p = pass_.p_;
+      for (std::int64_t i = 0; i < count;) {
+        const std::int64_t n = (first + i) / pass_.image_, at = (first + i) % pass_.image_;
+        const std::int64_t row = at / p.Q, column = at % p.Q;
+        const std::int64_t run = p.Q - column < count - i ? p.Q - column : count - i;
+        const std::int64_t h_end = row + 1 == p.P ? p.H : (row + 1) * p.stride_h;
+        const std::int64_t w = column * p.stride_w;
+        const std::int64_t w_end = column + run == p.Q ? p.W : (column + run) * p.stride_w;
+        for (std::int64_t h = row * p.stride_h; h < h_end; ++h) {
+          zero_row(n, channel, channels, h, w, w_end - w);
+        }
+        i += run;
+      }
+    }
+
+    void zero_row(std::int64_t n, std::int64_t channel, std::int64_t channels, std::int64_t h,
+                  std::int64_t w, std::int64_t columns) {
+      const TensorView& view = pass_.spread_;
+      const std::int64_t size = bytes_of(view.dtype);
+      char* data = static_cast<char*>(element(view, n, channel, h, w));
+      // The inner of the two loops is the one whose elements are adjacent, if one's are.
+      const bool by_pixel = view.stride[1] == 1;
+      const std::int64_t outer = by_pixel ? columns : channels;
+      const std::int64_t inner = by_pixel ? channels : columns;
+      const std::int64_t outer_step = view.stride[by_pixel ? 3 : 1] * size;
+      const std::int64_t inner_step = view.stride[by_pixel ? 1 : 3] * size;
+      for (std::int64_t o = 0; o < outer; ++o, data += outer_step) {
+        if (inner_step == size) {
+          std::memset(data, 0, static_cast<std::size_t>(inner * size));
+          continue;
+        }
+        for (std::int64_t i = 0; i < inner; ++i) {
+          std::memset(data + i * inner_step, 0, static_cast<std::size_t>(size));
+        }
+      }
+    }
+
+    PointwisePass& pass_;
+    MatrixStrip<T> strip_;
+    T* rows_ = nullptr;
+    T* tile_ = nullptr;
+    std::int64_t gathered_ = -1;  // the first pixel of the block that rows_ holds
+  };
+
+  const ComputeKernels<T>& kernels_;
+  const ConvProblem& p_;
+  bool forward_, strided_, planar_ = false;
+  bool source_in_place_ = false, destination_in_place_ = false, stream_ = false;
+  std::int64_t depth_, outputs_, image_, vectors_, lanes_, block_, blocks_ = 1;
+  std::int64_t output_stride_, depth_stride_;
+  TensorView weight_, bias_, spread_;
+  PixelRuns source_, destination_;
+  const T* weights_ = nullptr;
+  std::int64_t weight_row_ = 0, weight_depth_ = 0;
+  T* bias_values_ = nullptr;
+};
+
+}  // namespace
+
+void run_pointwise(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads) {
+  if (plan.problem.dtype == DType::kFloat64) {
+    PointwisePass<double>(plan, tensors).run(threads);
+  } else {
+    PointwisePass<float>(plan, tensors).run(threads);
+  }
+}
+
+}  // namespace convext
