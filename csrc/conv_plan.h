@@ -42,6 +42,10 @@ struct KernelInfo {
   int mr = 1;        // rows of the register tile: pixels, or output channels in wgrad and im2col
   int nr = 1;        // columns of the register tile: channels, or pixels in im2col
   int vectors = 1;   // of which a row of the register tile consists; 1 in scalar code
+  // 0: the error of each result is bounded by its own terms. Otherwise by the largest result's: a
+  // transform mixes neighbours, and lets errors grow by this factor (winograd_transform.h).
+  double error_growth = 0;
+  bool exact_on_integers = true;  // small ones; not where a transform has irrational entries
   std::string name;  // pass_algorithm_dtype_layout_tile_arch
   int index = 0;     // position in the table
 };

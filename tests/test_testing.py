@@ -425,6 +425,98 @@ def test_snippet_names_pass_and_force():
     assert force_for("bias_grad", "rowsum") == "bgrad=rowsum"
 
 
+# A kernel that transforms its operands is held to the largest magnitude, not to each element's own.
+GROWTH = max(kernel["error_growth"] for kernel in convext._C.kernels())
+
+
+def test_the_table_says_whose_errors_grow():
+    grows = {k["algorithm"] for k in convext._C.kernels() if k["error_growth"] > 0}
+    inexact = {k["algorithm"] for k in convext._C.kernels() if not k["exact_on_integers"]}
+    assert grows == {"winograd2", "winograd4"}
+    assert inexact == {"winograd4"}
+
+
+def test_bounds_of_growing_errors():
+    magnitude = torch.tensor([1e-3, 1.0, 0.5], dtype=torch.float64)
+    reference = Reference(torch.zeros(3).double(), magnitude, torch.tensor([4.0, 9.0, 6.0]).double())
+    bound = error_bound(torch.float32, reference, GROWTH)
+    assert torch.equal(bound, bound.max().expand(3)), "every element is held to the largest"
+    assert bound[1] > GROWTH * 2**-24
+    assert bound[1] < GROWTH * 40 * 2**-24
+    assert torch.equal(
+        error_bound(torch.float32, reference, 2 * GROWTH), 2 * bound
+    ), "in proportion to the growth"
+    # A half type's last rounding is each element's own.
+    small, large = error_bound(
+        torch.bfloat16,
+        Reference(torch.tensor([1e-3, 100.0]).double(), magnitude[:2], torch.ones(2).double()),
+        GROWTH,
+    )
+    assert small < 100 * 2**-9 < large
+    empty = torch.ones(0, 3).double()
+    assert error_bound(torch.float32, Reference(empty, empty, empty), GROWTH).shape == (0, 3)
+
+
+@pytest.mark.parametrize("dtype", FLOATING_DTYPES)
+@pytest.mark.parametrize("values", ["normal", "integer"])
+@pytest.mark.parametrize(
+    "wrong",
+    [math.nan, math.inf, 0.0, "neighbour", "negated", "off by one in a thousand"],
+    ids=str,
+)
+def test_one_wrong_element_fails_where_errors_grow(dtype, values, wrong):
+    problem = Problem(N=2, C=16, H=9, W=9, K=4, padding=(1, 1), dtype=dtype, values=values)
+    reference = problem.reference(("forward",))["forward"]
+    right = reference.value.to(dtype)
+    assert compare(right, reference, dtype, exact=False, error_growth=GROWTH).ok
+    # Any one element that is large enough for the change to show.
+    place = tuple(int(i) for i in torch.unravel_index(reference.value.abs().argmax(), right.shape))
+    spoiled = right.clone()
+    if wrong == "neighbour":
+        spoiled[place] = right[place[:3] + ((place[3] + 4) % 9,)]
+    elif wrong == "negated":
+        spoiled[place] = -right[place]
+    elif wrong == "off by one in a thousand":
+        if dtype in (torch.bfloat16, torch.float16):
+            pytest.skip("less than the type resolves")
+        spoiled[place] = right[place] * 1.001
+    else:
+        spoiled[place] = wrong
+    comparison = compare(spoiled, reference, dtype, exact=False, error_growth=GROWTH)
+    assert not comparison.ok
+    assert comparison.ratio > 1
+    assert "1 of 648 elements are wrong" in comparison.message
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_narrow_operands_fail_where_errors_grow(narrow):
+    problem = Problem(N=2, C=64, H=16, W=16, K=16, padding=(1, 1))
+    reference = problem.reference(("forward",))["forward"]
+    tensors = problem.tensors()
+    operands = (tensors.input.to(narrow).float(), tensors.weight.to(narrow).float())
+    wrong = F.conv2d(*operands, padding=1)
+    assert not compare(wrong, reference, torch.float32, exact=False, error_growth=GROWTH).ok
+
+
+def test_check_asks_the_kernel_that_ran():
+    """The exact comparison of integers is given up for that kernel's pass alone."""
+    problem = Problem(N=1, C=8, H=9, W=9, K=8, padding=(1, 1), values="integer")
+    force = "fprop=winograd4,dgrad=winograd2"
+    report = check(problem, ("forward", "input_grad"), force=force)
+    assert report["forward"].ok
+    assert report["input_grad"].ok
+    assert report["input_grad"].ratio == 0.0
+
+    def conv2d(*args, **kwargs):
+        return convext.conv2d(*args, **kwargs) * (1 + 1e-6)
+
+    report = check(problem, ("forward",), force=force, conv2d=conv2d)
+    assert report["forward"].ok
+    assert 0 < report["forward"].ratio < 1
+    assert not check(problem, ("forward",), force="winograd2", conv2d=conv2d)["forward"].ok
+    assert not check(problem, ("forward",), force="indirect", conv2d=conv2d)["forward"].ok
+
+
 # ---------------------------------------------------------------------------------- generators
 
 DENSE = {"name": "dense", "algorithm": "indirect", "dtype": "float32", "layout": "nhwc"}

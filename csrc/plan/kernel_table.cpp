@@ -153,6 +153,16 @@ const char* short_name(DType dtype) {
 
 int register_bytes(Isa isa) { return isa == Isa::kAvx512 ? 64 : isa == Isa::kAvx2 ? 32 : 16; }
 
+// By how much the transforms raise the root mean square of independent rounding errors over that of
+// a direct sum, in two dimensions; the larger one of forward and weight grad.
+double error_growth(Algorithm algorithm) {
+  switch (algorithm) {
+    case Algorithm::kWinograd2: return 2;
+    case Algorithm::kWinograd4: return 7.125;
+    default: return 0;
+  }
+}
+
 struct Table {
   std::vector<KernelInfo> kernels;
   std::vector<KernelRule> rules;
@@ -167,6 +177,8 @@ void add(Table* table, const Row& row, DType dtype, Isa isa, int vectors) {
   kernel.isa = isa;
   kernel.layout = row.layout;
   kernel.mr = row.mr;
+  kernel.error_growth = error_growth(row.algorithm);
+  kernel.exact_on_integers = row.algorithm != Algorithm::kWinograd4;
   // Half types are summed in float32 lanes.
   kernel.vectors = vectors ? vectors : 1;
   kernel.nr = vectors ? vectors * register_bytes(isa) / (dtype == DType::kFloat64 ? 8 : 4) : 1;

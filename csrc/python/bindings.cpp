@@ -80,6 +80,8 @@ py::list kernels() {
     row["arch"] = convext::to_string(kernel.isa);
     row["mr"] = kernel.mr;
     row["nr"] = kernel.nr;
+    row["error_growth"] = kernel.error_growth;
+    row["exact_on_integers"] = kernel.exact_on_integers;
     const bool runnable = convext::isa_runnable(kernel.isa);
     row["runnable"] = runnable;
     row["reason"] = runnable ? "" : std::string("this CPU cannot run ") + to_string(kernel.isa);

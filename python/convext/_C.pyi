@@ -16,6 +16,8 @@ Kernel = TypedDict(
         "arch": str,
         "mr": int,
         "nr": int,
+        "error_growth": float,
+        "exact_on_integers": bool,
         "runnable": bool,
         "reason": str,
     },

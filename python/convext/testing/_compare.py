@@ -12,6 +12,7 @@ from torch import Tensor
 from torch._prims_common import suggest_memory_format
 
 import convext
+from convext import _C
 
 from ._problem import NATIVE_PASSES, Convolution, Problem, Reference, one_thread
 
@@ -31,7 +32,22 @@ class Comparison(NamedTuple):
         return self.ok
 
 
-def error_bound(dtype: torch.dtype, reference: Reference) -> Tensor:
+SHORTEST_SUM = 4
+"""Each product of transformed values stands for at least so many terms of the direct sum: 9 in the
+forward pass, as many as a tile has pixels in weight grad."""
+
+TRANSFORM_ROUNDINGS = 16
+"""A value's own on its way through two transforms, there and back, in two dimensions."""
+
+
+class Accuracy(NamedTuple):
+    """What the kernel table says about a kernel's errors."""
+
+    error_growth: float = 0.0
+    exact_on_integers: bool = True
+
+
+def error_bound(dtype: torch.dtype, reference: Reference, error_growth: float = 0.0) -> Tensor:
     """The largest right distance from the reference, per element, in float64.
 
     A sum of n products, added in whatever order in arithmetic of unit roundoff u, is off by at
@@ -42,17 +58,31 @@ def error_bound(dtype: torch.dtype, reference: Reference) -> Tensor:
     gets twice the bound, as its reference errs as well. A complex convolution is several real
     ones, each rounded, then added.
 
+    A kernel that transforms its operands (``error_growth`` above 0) mixes neighbouring elements,
+    so that an element's error follows the magnitudes around it: it is held to the largest
+    ``sum |a b|`` of all elements. Its sums are shorter, ``n / 4`` products of transformed values at
+    most, and each rounding error of such a value reaches the result multiplied by entries of
+    the transforms; ``error_growth`` is what that does to the root mean square of independent
+    errors.
+
     Args:
         dtype: of the result, floating-point or complex.
         reference: of the pass.
+        error_growth: of the kernel, as the kernel table has it.
     """
     real = dtype.to_real() if dtype.is_complex else dtype
     output = torch.finfo(real)
     accumulator = torch.finfo(torch.float64 if real == torch.float64 else torch.float32)
     # Two more roundings than terms: the products' own where they are not fused, and the bias's.
     length = reference.length * (2 if dtype.is_complex else 1) + 2
-    growth = torch.minimum(length, CONFIDENCE * length.sqrt())
-    bound = growth * (accumulator.eps / 2) * reference.magnitude
+    magnitude = reference.magnitude
+    factor = 1.0
+    if error_growth > 0 and magnitude.numel() > 0:
+        factor = error_growth
+        length = length.max().expand_as(length) / SHORTEST_SUM + TRANSFORM_ROUNDINGS
+        magnitude = magnitude.max().expand_as(magnitude)
+    growth = factor * torch.minimum(length, CONFIDENCE * length.sqrt())
+    bound = growth * (accumulator.eps / 2) * magnitude
     if real == torch.float64:
         bound = 2 * bound
     if output.bits < 32:
@@ -67,7 +97,13 @@ def error_bound(dtype: torch.dtype, reference: Reference) -> Tensor:
     return bound
 
 
-def compare(actual: Tensor, reference: Reference, dtype: torch.dtype, exact: bool) -> Comparison:
+def compare(
+    actual: Tensor,
+    reference: Reference,
+    dtype: torch.dtype,
+    exact: bool,
+    error_growth: float = 0.0,
+) -> Comparison:
     """Holds a result to its reference.
 
     An element passes when ``|actual - expected| <= bound``, so a NaN fails, or when it equals
@@ -78,6 +114,7 @@ def compare(actual: Tensor, reference: Reference, dtype: torch.dtype, exact: boo
         reference: what it should be; float64, int64 or complex128.
         dtype: which ``actual`` must have.
         exact: demands the reference rounded to ``dtype``, nothing else.
+        error_growth: of the kernel, as the kernel table has it; see :func:`error_bound`.
     """
     if actual.dtype != dtype:
         return Comparison(False, math.inf, f"dtype is {actual.dtype}, not {dtype}")
@@ -95,7 +132,7 @@ def compare(actual: Tensor, reference: Reference, dtype: torch.dtype, exact: boo
     wide = actual.to(reference.value.dtype)
     expected = rounded.to(wide.dtype) if exact else reference.value
     difference = (wide - expected).abs().double()
-    bound = torch.zeros_like(difference) if exact else error_bound(dtype, reference)
+    bound = torch.zeros_like(difference) if exact else error_bound(dtype, reference, error_growth)
     passed = equal | (difference <= bound)
     # 0 / 0 is a right element; anything / 0, and NaN, is a wrong one.
     ratio = torch.where(passed & (difference == 0) | equal, 0.0, difference / bound)
@@ -122,6 +159,22 @@ def expected_memory_format(input: Tensor, weight: Tensor) -> torch.memory_format
     return torch.contiguous_format
 
 
+def accuracy_of(runs_before: dict[str, int]) -> dict[str, Accuracy]:
+    """The least accuracy, by native pass, among the kernels that ran since ``_C.kernel_runs()``
+    gave ``runs_before``."""
+    found: dict[str, Accuracy] = {}
+    runs = _C.kernel_runs()
+    for kernel in _C.kernels():
+        if runs[kernel["name"]] == runs_before[kernel["name"]]:
+            continue
+        other = found.get(kernel["pass"], Accuracy())
+        found[kernel["pass"]] = Accuracy(
+            max(kernel["error_growth"], other.error_growth),
+            kernel["exact_on_integers"] and other.exact_on_integers,
+        )
+    return found
+
+
 def check(
     problem: Problem,
     passes: Sequence[str] | None = None,
@@ -132,7 +185,8 @@ def check(
     """Runs a problem and compares each pass with float64.
 
     Problems of small integers must come out exactly equal (complex32 apart, whose parts are
-    rounded before they are added). The output must also lie in memory as ATen's would.
+    rounded before they are added, and kernels of which the table says otherwise). The output must
+    also lie in memory as ATen's would.
 
     Args:
         problem: what to run.
@@ -144,15 +198,24 @@ def check(
         RuntimeError: if the forced kernel cannot run the problem.
     """
     passes = problem.passes if passes is None else tuple(passes)
+    runs_before = _C.kernel_runs()
     with convext.force_plan(force) if force else contextlib.nullcontext():
         results = problem.run(passes, conv2d)
     references = problem.reference(passes)
     integral = not (problem.dtype.is_floating_point or problem.dtype.is_complex)
     exact = integral or (problem.values == "integer" and problem.dtype != torch.complex32)
+    kernels = accuracy_of(runs_before)
+    report = {}
     with one_thread():
-        report = {
-            name: compare(results[name], references[name], problem.dtype, exact) for name in passes
-        }
+        for name in passes:
+            growth, exact_on_integers = kernels.get(NATIVE_PASSES[name], Accuracy())
+            report[name] = compare(
+                results[name],
+                references[name],
+                problem.dtype,
+                exact and (integral or exact_on_integers),
+                growth,
+            )
     if "forward" in passes and report["forward"].ok:
         tensors = problem.tensors()
         output = results["forward"]
