@@ -23,12 +23,19 @@ template <class T, int Mr, int Vectors>
 CONVEXT_INLINE void depthwise_block(const StripTile<T>& strip, std::int64_t x_offset,
                                     std::int64_t c, T* y) {
   constexpr int L = kLanes<T>;
-  const std::int64_t x_step = strip.x_step;
+  const std::int64_t x_step = strip.x_step, y_step = strip.y_step;
+  const std::int64_t tap_step = strip.tap_step, weight_step = strip.weight_step;
   Vec<T> sum[Mr][Vectors];
 #pragma GCC unroll 8
   for (int m = 0; m < Mr; ++m) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) sum[m][v] = Vec<T>{};
+  }
+  for (int row = 0; row < strip.prefetch_rows; ++row) {
+    const T* next = strip.prefetch[row] + x_offset + c;
+    for (std::int64_t i = Mr * strip.pixels_a_step; i > 0; --i, next += strip.pixel) {
+      __builtin_prefetch(next, 0, 2);
+    }
   }
 #pragma GCC unroll 1
   for (std::int64_t row = 0; row < strip.rows; ++row) {
@@ -44,15 +51,15 @@ CONVEXT_INLINE void depthwise_block(const StripTile<T>& strip, std::int64_t x_of
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v) sum[m][v] += load(x + m * x_step + v * L) * weight[v];
       }
-      x += strip.tap_step;
-      w += strip.weight_step;
+      x += tap_step;
+      w += weight_step;
     }
   }
 #pragma GCC unroll 4
   for (int v = 0; v < Vectors; ++v) {
     const Vec<T> bias = load(strip.bias + c + v * L);
 #pragma GCC unroll 8
-    for (int m = 0; m < Mr; ++m) store(y + m * strip.y_step + c + v * L, sum[m][v] + bias);
+    for (int m = 0; m < Mr; ++m) store(y + m * y_step + c + v * L, sum[m][v] + bias);
   }
 }
 

@@ -74,6 +74,10 @@ struct StripTile {
   T* y;                           // the first column, channel 0
   std::int64_t y_step;            // of columns
   std::int64_t tiles;             // of mr columns each
+  // Source rows that the next destination row will be the first to read, where in_place.
+  const T* prefetch[2];
+  int prefetch_rows;
+  std::int64_t pixel, pixels_a_step;  // elements of a pixel of theirs; x_step in pixels
 };
 
 // wgrad_outer: one register tile of grad_weight over runs of pixels. See wgrad_outer.h.
@@ -163,6 +167,8 @@ struct ComputeKernels {
   // destination = source[row * ld + column].
   void (*unpack)(const T* source, std::int64_t ld, std::int64_t rows, std::int64_t columns,
                  const StridedBlock& destination);
+  // destination = source, past the caches.
+  void (*stream_copy)(const T* source, std::int64_t count, T* destination);
   // sum[column] += the sum of the rows, for columns that are a multiple of the vector length.
   void (*add_rows)(const T* rows, std::int64_t count, std::int64_t columns, std::int64_t ld,
                    double* sum);

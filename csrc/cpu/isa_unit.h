@@ -53,6 +53,7 @@ constexpr ComputeKernels<T> compute_kernels() {
   kernels.depthwise_outer = wgrad_depthwise_dispatch<T, kWgradDepthwiseMr>;
   kernels.pack = pack<T>;
   kernels.unpack = unpack<T>;
+  kernels.stream_copy = stream_copy<T>;
   kernels.add_rows = add_rows<T>;
   kernels.winograd2 = winograd_kernels<T, 2>();
   kernels.winograd4 = winograd_kernels<T, 4>();

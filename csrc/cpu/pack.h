@@ -145,6 +145,20 @@ void unpack(const T* source, std::int64_t ld, std::int64_t rows, std::int64_t co
   }
 }
 
+// destination = source, past the caches: for results too large to be found there by whoever reads
+// them next. A line that is written whole is not read first.
+template <class T>
+void stream_copy(const T* source, std::int64_t count, T* destination) {
+  constexpr int L = kLanes<T>;
+  std::int64_t i = 0;
+  while (i < count && reinterpret_cast<std::uintptr_t>(destination + i) % 64 != 0) {
+    destination[i] = source[i];
+    ++i;
+  }
+  for (; i + L <= count; i += L) stream<T>(destination + i, load(source + i));
+  for (; i < count; ++i) destination[i] = source[i];
+}
+
 // bgrad_rowsum: column sums of packed rows
 //
 // computes  sum[k] += sum_{row} rows[row][k]

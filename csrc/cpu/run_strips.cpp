@@ -68,6 +68,13 @@ class StripPass {
     fold_ = !forward_ && p_.padding_mode != PaddingMode::kZeros;
     store_in_place_ = channels_in_place<T>(destination_, p_.C) && !fold_ &&
                       (forward_ ? channels_ >= vector : one_to_one);
+    // A row that is one piece of memory can be stored past the caches.
+    streams_ = store_in_place_ && channels_ == destination_.size[1] &&
+               destination_.stride[3] == channels_ &&
+               p_.N * destination_.size[2] * destination_.size[3] * channels_ *
+                       static_cast<std::int64_t>(sizeof(T)) >=
+                   kStreamBytes;
+    store_in_place_ = store_in_place_ && !streams_;
     columns_ = fold_ ? p_.pad_left + p_.W + p_.pad_right : destination_.size[3];
     make_classes();
     place_tiles();
@@ -93,6 +100,9 @@ class StripPass {
   }
 
  private:
+  // Results of this size are not found in a cache when they are read next.
+  static constexpr std::int64_t kStreamBytes = 2 << 20;
+
   void make_classes() {
     if (forward_) {
       classes_.push_back(
@@ -236,6 +246,7 @@ class StripPass {
     // Row d of image n, channels [first, last).
     void item(std::int64_t n, std::int64_t d, std::int64_t first, std::int64_t last) {
       find_rows(n, d);
+      find_next_rows(n, d + 1);
       StripTile<T> strip;
       strip.weight = weights_.data();
       strip.first = first;
@@ -255,6 +266,10 @@ class StripPass {
           strip.tap_step = c.tap_step * pixel;
           strip.x_step = c.source_step * pixel;
           strip.tiles = run.tiles;
+          for (int i = 0; i < kPrefetchRows; ++i) strip.prefetch[i] = next_rows_[i];
+          strip.prefetch_rows = run.packed ? 0 : next_count_;
+          strip.pixel = pixel;
+          strip.pixels_a_step = c.source_step;
           if (pass_.store_in_place_) {
             strip.y = static_cast<T*>(element(y, n, 0, d, column));
             strip.y_step = c.step * y.stride[3];
@@ -269,6 +284,26 @@ class StripPass {
     }
 
    private:
+    static constexpr int kPrefetchRows = 2;
+
+    // The last source rows that row d meets, if the row before it did not.
+    void find_next_rows(std::int64_t n, std::int64_t d) {
+      next_count_ = 0;
+      if (d == pass_.destination_.size[2]) return;
+      std::int64_t last = -1, before = -1;
+      for (std::int64_t r = 0; r < p_.R; ++r) {
+        if (pass_.rows_.count(d, r) == 1 && *pass_.rows_.list(d, r) > last) {
+          last = *pass_.rows_.list(d, r);
+        }
+        if (pass_.rows_.count(d - 1, r) == 1 && *pass_.rows_.list(d - 1, r) > before) {
+          before = *pass_.rows_.list(d - 1, r);
+        }
+      }
+      for (std::int64_t h = last; h > before && next_count_ < kPrefetchRows; --h) {
+        next_rows_[next_count_++] = static_cast<const T*>(element(pass_.source_, n, 0, h, 0));
+      }
+    }
+
     // The source rows that row d meets, and the weights it meets them with.
     void find_rows(std::int64_t n, std::int64_t d) {
       in_place_rows_.clear();
@@ -290,6 +325,11 @@ class StripPass {
     void finish(std::int64_t n, std::int64_t d, std::int64_t first, std::int64_t last) {
       const TensorView& y = pass_.destination_;
       const std::int64_t width = pass_.width_;
+      if (pass_.streams_ && first == 0 && last == width) {
+        pass_.kernels_.stream_copy(tile_, y.size[3] * width,
+                                   static_cast<T*>(element(y, n, 0, d, 0)));
+        return;
+      }
       T* row = tile_;
       if (pass_.fold_) {
         row += p_.pad_left * width;
@@ -322,6 +362,8 @@ class StripPass {
     const ConvProblem& p_;
     RowCache<T> cache_;
     T* tile_ = nullptr;
+    const T* next_rows_[kPrefetchRows] = {};
+    int next_count_ = 0;
     std::vector<const T*> in_place_rows_, packed_rows_, weights_;
   };
 
@@ -333,7 +375,7 @@ class StripPass {
   std::int64_t channels_, multiplier_;  // output channels are the lanes, `multiplier` a group
   std::int64_t width_ = 0;              // of a packed pixel: the channels, a vector at least
   std::int64_t columns_ = 0;            // of a row of results, before it is folded
-  bool in_place_ = false, store_in_place_ = false, fold_ = false, packs_ = false;
+  bool in_place_ = false, store_in_place_ = false, streams_ = false, fold_ = false, packs_ = false;
   AxisMap rows_;
   std::vector<ColumnClass> classes_;
   std::vector<std::int64_t> packed_columns_;

@@ -15,7 +15,7 @@
 
 #include "../half.h"
 
-#if defined(__F16C__)
+#if defined(__F16C__) || defined(__AVX__)
 #include <immintrin.h>
 #endif
 
@@ -51,6 +51,22 @@ CONVEXT_INLINE Vec<T> load(const T* p) {
 template <class T>
 CONVEXT_INLINE void store(T* p, Vec<T> v) {
   std::memcpy(p, &v, sizeof v);
+}
+
+// Past the caches, where the instruction set can; p is aligned to a vector.
+template <class T>
+CONVEXT_INLINE void stream(T* p, Vec<T> v) {
+#if defined(__AVX512F__)
+  if constexpr (CONVEXT_VECTOR_BYTES == 64) {
+    return _mm512_stream_ps(reinterpret_cast<float*>(p), reinterpret_cast<__m512>(v));
+  }
+#endif
+#if defined(__AVX__)
+  if constexpr (CONVEXT_VECTOR_BYTES == 32) {
+    return _mm256_stream_ps(reinterpret_cast<float*>(p), reinterpret_cast<__m256>(v));
+  }
+#endif
+  store<T>(p, v);
 }
 
 template <class T>
