@@ -16,58 +16,45 @@
 //           a table, and a call covers as many tiles as have the same lanes.
 #pragma once
 
-#if defined(__SSE2__)
-#include <immintrin.h>
-#endif
-
 #include "isa_kernels.h"
 #include "simd.h"
 
 namespace convext::CONVEXT_ISA {
 namespace {
 
-template <class T>
-CONVEXT_INLINE void store_past_cache(T* p, Vec<T> v) {
-#if defined(__AVX512F__)
-  if constexpr (CONVEXT_VECTOR_BYTES == 64) {
-    _mm512_stream_si512(reinterpret_cast<__m512i*>(p), reinterpret_cast<__m512i>(v));
-    return;
-  }
-#elif defined(__AVX__)
-  if constexpr (CONVEXT_VECTOR_BYTES == 32) {
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(p), reinterpret_cast<__m256i>(v));
-    return;
-  }
-#endif
-  store<T>(p, v);
-}
-
-// Stores past the cache are seen by other threads only in order with a fence.
-CONVEXT_INLINE void fence_stores() {
-#if defined(__SSE2__)
-  _mm_sfence();
-#endif
-}
-
 template <class T, int Mr, int V>
-__attribute__((noinline)) void strip_tile(const MatrixStrip<T>& s, std::int64_t row) {
-  constexpr int L = kLanes<T>;
+__attribute__((noinline)) void strip_tile(const MatrixStrip<T>& s, std::int64_t row,
+                                          std::int64_t index) {
+  constexpr int L = kLanes<T>, kLine = 64 / sizeof(T);
   Vec<T> sum[Mr][V];
   const T* a[Mr];
 #pragma GCC unroll 8
   for (int m = 0; m < Mr; ++m) {
     a[m] = s.a + (row + m) * s.a_row;
+  }
+  const std::int64_t last = s.lanes > L ? s.lanes - L : 0;  // of the vectors' first lanes
+  const std::int64_t y_row = s.y_row;
+  T* y = s.y + row * y_row;
 #pragma GCC unroll 12
-    for (int v = 0; v < V; ++v) sum[m][v] = Vec<T>{};
+  for (int v = 0; v < V; ++v) {
+#pragma GCC unroll 8
+    for (int m = 0; m < Mr; ++m) sum[m][v] = Vec<T>{};
+    if (!s.add) continue;
+#pragma GCC unroll 8
+    for (int m = 0; m < Mr; ++m) sum[m][v] = load(y + m * y_row + (v + 1 < V ? v * L : last));
   }
 
   // Main loop.
-  const std::int64_t last = s.lanes > L ? s.lanes - L : 0;  // of the vectors' first lanes
   const std::int64_t a_depth = s.a_depth, b_depth = s.b_depth;
   const T* b = s.b;
+  // What is read later is asked for while this tile multiplies, a cache line a step.
+  const bool ahead_of_b = s.ahead != nullptr && index < 2;
+  const T* ahead = ahead_of_b ? s.ahead + index * kLine : a[0] + s.ahead_of_a;
+  const std::int64_t ahead_step = ahead_of_b ? s.ahead_step : Mr;
   std::int64_t i = 0;
 #pragma GCC unroll 1
-  for (std::int64_t d = s.depth; d > 0; --d, b += b_depth, i += a_depth) {
+  for (std::int64_t d = s.depth; d > 0; --d, b += b_depth, i += a_depth, ahead += ahead_step) {
+    __builtin_prefetch(ahead);
     Vec<T> lanes[V];
 #pragma GCC unroll 12
     for (int v = 0; v < V; ++v) lanes[v] = load(b + (v + 1 < V ? v * L : last));
@@ -80,30 +67,33 @@ __attribute__((noinline)) void strip_tile(const MatrixStrip<T>& s, std::int64_t 
   }
 
   // Epilogue.
-  T* y = s.y + row * s.y_row;
-#pragma GCC unroll 8
-  for (int m = 0; m < Mr; ++m, y += s.y_row) {
+  if (s.bias != nullptr) {
 #pragma GCC unroll 12
     for (int v = 0; v < V; ++v) {
-      const std::int64_t lane = v + 1 < V ? v * L : last;
-      if (s.bias != nullptr) {
-        sum[m][v] += s.bias_by_row ? broadcast(s.bias[row + m]) : load(s.bias + lane);
-      }
-      if (s.stream) {
-        store_past_cache<T>(y + lane, sum[m][v]);
-      } else {
-        store<T>(y + lane, sum[m][v]);
+      const Vec<T> bias = s.bias_by_row ? Vec<T>{} : load(s.bias + (v + 1 < V ? v * L : last));
+#pragma GCC unroll 8
+      for (int m = 0; m < Mr; ++m) {
+        sum[m][v] += s.bias_by_row ? broadcast(s.bias[row + m]) : bias;
       }
     }
+  }
+  const std::int64_t ahead_of_y = s.ahead_of_y;
+#pragma GCC unroll 8
+  for (int m = 0; m < Mr; ++m, y += y_row) {
+    __builtin_prefetch(y + ahead_of_y, 1);
+    if constexpr (V * L > kLine) __builtin_prefetch(y + ahead_of_y + kLine, 1);
+#pragma GCC unroll 12
+    for (int v = 0; v < V; ++v) store<T>(y + (v + 1 < V ? v * L : last), sum[m][v]);
   }
 }
 
 template <class T, int V, int Mr>
-CONVEXT_INLINE void strip_tile_of(const MatrixStrip<T>& s, std::int64_t row, std::int64_t mr) {
+CONVEXT_INLINE void strip_tile_of(const MatrixStrip<T>& s, std::int64_t row, std::int64_t mr,
+                                  std::int64_t index) {
   if constexpr (Mr > 1) {
-    if (mr < Mr) return strip_tile_of<T, V, Mr - 1>(s, row, mr);
+    if (mr < Mr) return strip_tile_of<T, V, Mr - 1>(s, row, mr, index);
   }
-  strip_tile<T, Mr, V>(s, row);
+  strip_tile<T, Mr, V>(s, row, index);
 }
 
 // Tiles of nearly the same number of rows: a last one of few would wait for its sums.
@@ -115,7 +105,7 @@ void strip_rows(const MatrixStrip<T>& s) {
   std::int64_t row = 0;
   for (std::int64_t t = 0; t < tiles; ++t) {
     const std::int64_t mr = fewer + (t < larger_tiles);
-    strip_tile_of<T, V, Most>(s, row, mr);
+    strip_tile_of<T, V, Most>(s, row, mr, t);
     row += mr;
   }
 }
@@ -141,7 +131,6 @@ void gemm_strip(const MatrixStrip<T>& s) {
     case 11: strip_rows<T, 11, rows_of_strip(Sums, 11)>(s); break;
     case 12: strip_rows<T, 12, rows_of_strip(Sums, 12)>(s); break;
   }
-  if (s.stream) fence_stores();
 }
 
 }  // namespace

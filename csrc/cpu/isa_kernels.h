@@ -41,7 +41,11 @@ struct MatrixStrip {
   std::int64_t rows, depth, lanes;
   const T* bias;  // [lanes], or [rows] if bias_by_row; null where there is none
   bool bias_by_row;
-  bool stream;  // past the cache: y aligned to vectors, lanes a multiple of theirs
+  bool add;  // to what y holds
+  // What comes after, which memory is asked for in advance: two cache lines a step of depth, or
+  // null; and, as distances in elements, more of a's rows and y's.
+  const T* ahead;
+  std::int64_t ahead_step, ahead_of_a, ahead_of_y;
 };
 
 // fprop_dot: products of rows with rows. See gemm_dot.h.

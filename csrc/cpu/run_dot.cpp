@@ -88,11 +88,12 @@ class DotPass {
         part.y_output = in_place ? output_.view.stride[1] : 1;
         kernels_.dot(part);
         if (in_place) return;
-        output_.for_each(first, tile.pixels, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
-          kernels_.unpack(results + i * unit, unit, run, part.outputs,
-                          {output_.at(at, k), output_.view.dtype, output_.step,
-                           output_.view.stride[1]});
-        });
+        output_.for_each(
+            first, tile.pixels, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
+              kernels_.unpack(
+                  results + i * unit, unit, run, part.outputs,
+                  {output_.at(at, k), output_.view.dtype, output_.step, output_.view.stride[1]});
+            });
       }
     });
   }
@@ -178,7 +179,9 @@ class AxpyPass {
     const bool in_place = t_.output.dtype == compute_dtype<T>();
     strip_.depth = p_.K;
     strip_.bias = nullptr;
-    strip_.bias_by_row = strip_.stream = false;
+    strip_.bias_by_row = strip_.add = false;
+    strip_.ahead = nullptr;
+    strip_.ahead_of_a = strip_.ahead_of_y = 0;
     for (std::int64_t first = 0; first < total; first += block_) {
       const std::int64_t pixels = total - first < block_ ? total - first : block_;
       if (in_place && (grad_.one_run() || pixels == 1)) {

@@ -5,7 +5,6 @@
 // Elsewhere lanes are pixels, read where they lie if they are adjacent, and rows are channels, whose
 // weights are read one by one. With a stride, fprop gathers a block of source pixels and dgrad
 // spreads a block of results among zeros.
-#include <cstdlib>
 #include <cstring>
 
 #include "../int_math.h"
@@ -43,13 +42,13 @@ class PointwisePass {
                               : every_nth_pixel(t.input, p_.P, p_.Q, p_.stride_h, p_.stride_w)) {
     const bool whole = source_.view.dtype == compute_dtype<T>();
     planar_ = source_.view.stride[1] != 1 && depth_ > 1;
-    source_in_place_ = whole && (planar_ ? source_.images_are_runs() && source_.step == 1
-                                         : source_.one_run());
+    source_in_place_ =
+        whole && (planar_ ? source_.images_are_runs() && source_.step == 1 : source_.one_run());
     // Among zeros, results are spread.
-    destination_in_place_ = (forward_ || !strided_) && destination_.view.dtype == compute_dtype<T>() &&
+    destination_in_place_ = (forward_ || !strided_) &&
+                            destination_.view.dtype == compute_dtype<T>() &&
                             (planar_ ? destination_.images_are_runs() && destination_.step == 1
                                      : destination_.one_run() && destination_.view.stride[1] == 1);
-    stream_ = std::getenv("CVX_NT") != nullptr;
   }
 
   void run(const Threads& threads) {
@@ -79,10 +78,11 @@ class PointwisePass {
         const std::int64_t unit0 = units * part / splits, unit1 = units * (part + 1) / splits;
         if (planar_) {
           const std::int64_t block = pixels % blocks_, first = image_ * block / blocks_;
-          worker.planes(pixels / blocks_, round_up(first, lanes_),
-                        block + 1 == blocks_ ? image_
-                                             : round_up(image_ * (block + 1) / blocks_, lanes_),
-                        unit0, unit1);
+          const std::int64_t channel1 = unit1 * kRows;
+          worker.planes(
+              pixels / blocks_, round_up(first, lanes_),
+              block + 1 == blocks_ ? image_ : round_up(image_ * (block + 1) / blocks_, lanes_),
+              unit0, unit1);
         } else {
           const std::int64_t first = pixels * block_, left = p_.N * image_ - first;
           worker.rows(first, left < block_ ? left : block_, unit0, unit1);
@@ -94,6 +94,7 @@ class PointwisePass {
  private:
   // Channels of a unit where rows are channels: a multiple of every tile's rows.
   static constexpr std::int64_t kRows = 24;
+  static constexpr std::int64_t kRowsAhead = 8;    // pixels that memory is asked for in advance
   static constexpr std::int64_t kDepthChunk = 64;  // of one item of weight packing
 
   // ---- weights ----------------------------------------------------------------------------------
@@ -165,119 +166,168 @@ class PointwisePass {
   class Worker {
    public:
     explicit Worker(PointwisePass& pass) : pass_(pass) {
-      const std::int64_t most = round_up(pass.block_ * (pass.planar_ ? 2 : 1), pass.lanes_);
-      const std::int64_t width = pass.planar_ ? kRows : pass.vectors_ * pass.lanes_;
-      if (!pass.source_in_place_ || pass.planar_) {
-        rows_ = scratch<T>(Slot::kRows, most * pass.depth_);
+      pieces_ = ceil_div(pass.depth_, kMostDepth);
+      const std::int64_t panel = pass.vectors_ * pass.lanes_;
+      if (pass.planar_) {
+        rows_ = scratch<T>(Slot::kRows, kMostDepth * panel);
+        tile_ = scratch<T>(Slot::kTile, round_up(pass.outputs_, kRows) * panel);
+      } else {
+        if (!pass.source_in_place_) rows_ = scratch<T>(Slot::kRows, pass.block_ * pass.depth_);
+        tile_ = scratch<T>(Slot::kTile, pass.block_ * panel);
       }
-      tile_ = scratch<T>(Slot::kTile, most * width);
-      strip_.depth = pass.depth_;
       strip_.bias = nullptr;
       strip_.bias_by_row = pass.planar_;
-      strip_.stream = pass.stream_;
+      strip_.ahead = nullptr;
     }
 
     // Pixels [first, first + count) through panels [panel0, panel1).
     void rows(std::int64_t first, std::int64_t count, std::int64_t panel0, std::int64_t panel1) {
       const PixelRuns& source = pass_.source_;
       const PixelRuns& destination = pass_.destination_;
+      const T* a = rows_;
       strip_.rows = count;
       strip_.a_depth = 1;
+      strip_.a_row = pass_.depth_;
       if (pass_.source_in_place_) {
-        strip_.a = static_cast<const T*>(source.at(first, 0));
+        a = static_cast<const T*>(source.at(first, 0));
         strip_.a_row = source.step;
-      } else {
-        if (first != gathered_) gather(first, count, source.step, source.view.stride[1], true);
+      } else if (first != gathered_) {
+        gather_rows(first, count);
         gathered_ = first;
-        strip_.a = rows_;
-        strip_.a_row = pass_.depth_;
       }
       for (std::int64_t panel = panel0; panel < panel1; ++panel) {
         const std::int64_t lane = pass_.panel_begin(panel), lanes = pass_.panel_lanes(panel);
         const bool in_place = pass_.destination_in_place_ && lanes >= pass_.lanes_;
         strip_.lanes = lanes;
         strip_.b_depth = round_up(lanes, pass_.lanes_);
-        strip_.b = pass_.weights_ + lane * pass_.depth_;
-        if (pass_.bias_values_ != nullptr) strip_.bias = pass_.bias_values_ + lane;
         strip_.y = in_place ? static_cast<T*>(destination.at(first, lane)) : tile_;
         strip_.y_row = in_place ? destination.step : strip_.b_depth;
-        pass_.kernels_.strip(strip_);
+        strip_.ahead_of_a = panel == panel0 ? kRowsAhead * strip_.a_row : 0;
+        strip_.ahead_of_y = in_place ? kRowsAhead * strip_.y_row : 0;
+        for_each_piece([&](std::int64_t d) {
+          strip_.a = a + d;
+          strip_.b = pass_.weights_ + lane * pass_.depth_ + d * strip_.b_depth;
+          multiply(d, lane);
+        });
         if (in_place) continue;
         if (pass_.strided_ && !pass_.forward_) zero(first, count, lane, lanes);
         destination.for_each(first, count, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
           pass_.kernels_.unpack(tile_ + i * strip_.y_row, strip_.y_row, run, lanes,
-                                {destination.at(at, lane), destination.view.dtype,
-                                 destination.step, destination.view.stride[1]});
+                                {destination.at(at, lane), destination.view.dtype, destination.step,
+                                 destination.view.stride[1]});
         });
       }
     }
 
-    // Pixels [begin, end) of image n through units [unit0, unit1) of kRows channels.
-    void planes(std::int64_t n, std::int64_t begin, std::int64_t end, std::int64_t unit0,
-                std::int64_t unit1) {
-      const PixelRuns& source = pass_.source_;
-      const std::int64_t first = n * pass_.image_ + begin, count = end - begin;
-      const T* b = rows_;
-      strip_.b_depth = round_up(count, pass_.lanes_);
-      if (pass_.source_in_place_ && count >= pass_.lanes_) {
-        b = static_cast<const T*>(source.at(first, 0));
-        strip_.b_depth = source.view.stride[1];
-      } else {
-        if (first != gathered_) gather(first, count, source.view.stride[1], source.step, false);
-        gathered_ = first;
-      }
+    // Pixels [begin, end) of image n through channels [channel0, channel1), a panel of pixels after
+    // the other.
+    void planes(std::int64_t n, std::int64_t begin, std::int64_t end, std::int64_t channel0,
+                std::int64_t channel1) {
       const PixelRuns& destination = pass_.destination_;
+      const std::int64_t count = end - begin, vectors = ceil_div(count, pass_.lanes_);
+      const std::int64_t panels = ceil_div(vectors, pass_.vectors_);
       const bool in_place = pass_.destination_in_place_ && count >= pass_.lanes_;
-      const std::int64_t vectors = ceil_div(count, pass_.lanes_);
-      const std::int64_t strips = ceil_div(vectors, pass_.vectors_);
-      strip_.a_row = pass_.weight_row_;
-      strip_.a_depth = pass_.weight_depth_;
-      for (std::int64_t unit = unit0; unit < unit1; ++unit) {
-        const std::int64_t channel = unit * kRows, left = pass_.outputs_ - channel;
-        strip_.rows = left < kRows ? left : kRows;
-        strip_.a = pass_.weights_ +
-                   channel * (pass_.weight_depth_ == kRows ? pass_.depth_ : pass_.weight_row_);
-        if (pass_.bias_values_ != nullptr) strip_.bias = pass_.bias_values_ + channel;
-        T* y = in_place ? static_cast<T*>(destination.at(first, channel)) : tile_;
-        strip_.y_row = in_place ? destination.view.stride[1] : round_up(count, pass_.lanes_);
-        for (std::int64_t s = 0; s < strips; ++s) {
-          const std::int64_t lane = vectors * s / strips * pass_.lanes_;
-          const std::int64_t next = vectors * (s + 1) / strips * pass_.lanes_;
-          strip_.lanes = (next < count ? next : count) - lane;
-          strip_.b = b + lane;
-          strip_.y = y + lane;
-          pass_.kernels_.strip(strip_);
-        }
+      for (std::int64_t panel = 0; panel < panels; ++panel) {
+        const std::int64_t lane = vectors * panel / panels * pass_.lanes_;
+        const std::int64_t next = vectors * (panel + 1) / panels * pass_.lanes_;
+        const std::int64_t lanes = (next < count ? next : count) - lane;
+        const std::int64_t first = n * pass_.image_ + begin + lane;
+        const std::int64_t padded = round_up(lanes, pass_.lanes_);
+        strip_.lanes = lanes;
+        strip_.y_row = in_place ? destination.view.stride[1] : padded;
+        strip_.ahead_of_y = in_place ? lanes : 0;
+        T* y = in_place ? static_cast<T*>(destination.at(first, channel0)) : tile_;
+        for_each_piece([&](std::int64_t d) {
+          find_panel(first, d, channel1 - channel0);
+          multiply_channels(d, channel0, channel1, y);
+        });
         if (in_place) continue;
-        if (pass_.strided_ && !pass_.forward_) zero(first, count, channel, strip_.rows);
-        destination.for_each(first, count, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
-          pass_.kernels_.unpack(tile_ + i, strip_.y_row, strip_.rows, run,
-                                {destination.at(at, channel), destination.view.dtype,
+        const std::int64_t channels = channel1 - channel0;
+        if (pass_.strided_ && !pass_.forward_) zero(first, lanes, channel0, channels);
+        destination.for_each(first, lanes, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
+          pass_.kernels_.unpack(tile_ + i, padded, channels, run,
+                                {destination.at(at, channel0), destination.view.dtype,
                                  destination.view.stride[1], destination.step});
         });
       }
     }
 
    private:
-    // The block's pixels as [pixel][channel], or as [channel][pixel] with zeros up to a vector.
-    void gather(std::int64_t first, std::int64_t count, std::int64_t row_stride,
-                std::int64_t column_stride, bool rows_are_pixels) {
+    // A piece of the depth is short enough for its part of a panel to stay in the first-level cache
+    // while all rows meet it. Sums go on from one piece to the next, which changes no bit of them.
+    static constexpr std::int64_t kMostDepth = 256;
+
+    template <class F>
+    void for_each_piece(F&& f) {
+      for (std::int64_t piece = 0; piece < pieces_; ++piece) {
+        const std::int64_t d = pass_.depth_ * piece / pieces_;
+        strip_.depth = pass_.depth_ * (piece + 1) / pieces_ - d;
+        f(d);
+      }
+    }
+
+    // The strip at depth d; `lane` is its first channel.
+    void multiply(std::int64_t d, std::int64_t lane) {
+      strip_.add = d > 0;
+      const bool complete = d + strip_.depth == pass_.depth_;
+      strip_.bias = complete && pass_.bias_values_ != nullptr ? pass_.bias_values_ + lane : nullptr;
+      pass_.kernels_.strip(strip_);
+    }
+
+    void multiply_channels(std::int64_t d, std::int64_t channel0, std::int64_t channel1, T* y) {
+      const bool packed = pass_.weight_depth_ == kRows;
+      const std::int64_t step = packed ? kRows : channel1 - channel0;
+      strip_.a_row = pass_.weight_row_;
+      strip_.a_depth = pass_.weight_depth_;
+      strip_.ahead_of_a = packed ? 0 : 4 * strip_.a_row;
+      for (std::int64_t channel = channel0; channel < channel1; channel += step) {
+        strip_.rows = channel1 - channel < step ? channel1 - channel : step;
+        strip_.a = pass_.weights_ + channel * (packed ? pass_.depth_ : pass_.weight_row_) +
+                   d * pass_.weight_depth_;
+        strip_.y = y + (channel - channel0) * strip_.y_row;
+        multiply(d, channel);
+        strip_.ahead = nullptr;
+      }
+    }
+
+    // The strip's panel of pixels, for `channels` channels: where it lies if few of them read it,
+    // for it lies far apart; otherwise copied.
+    void find_panel(std::int64_t first, std::int64_t d, std::int64_t channels) {
       const PixelRuns& source = pass_.source_;
-      const std::int64_t depth = pass_.depth_, padded = round_up(count, pass_.lanes_);
-      source.for_each(first, count, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
-        const StridedBlock block{source.at(at, 0), source.view.dtype, row_stride, column_stride};
-        if (rows_are_pixels) {
-          pass_.kernels_.pack(block, run, depth, depth, rows_ + i * depth, depth, 0);
-        } else {
-          pass_.kernels_.pack(block, depth, run, i + run == count ? padded - i : run, rows_ + i,
-                              padded, 0);
+      strip_.ahead = nullptr;
+      if (pass_.source_in_place_) {
+        const T* planes = static_cast<const T*>(source.at(first, d));
+        strip_.ahead = planes + strip_.lanes;  // the next panel
+        strip_.ahead_step = source.view.stride[1];
+        if (channels <= kRows && strip_.lanes >= pass_.lanes_) {
+          strip_.b = planes;
+          strip_.b_depth = source.view.stride[1];
+          return;
         }
+      }
+      const std::int64_t padded = round_up(strip_.lanes, pass_.lanes_);
+      source.for_each(first, strip_.lanes, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
+        pass_.kernels_.pack(
+            {source.at(at, d), source.view.dtype, source.view.stride[1], source.step}, strip_.depth,
+            run, i + run == strip_.lanes ? padded - i : run, rows_ + i, padded, 0);
+      });
+      strip_.b = rows_;
+      strip_.b_depth = padded;
+    }
+
+    // The block's pixels as [pixel][channel].
+    void gather_rows(std::int64_t first, std::int64_t count) {
+      const PixelRuns& source = pass_.source_;
+      const std::int64_t depth = pass_.depth_;
+      source.for_each(first, count, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
+        pass_.kernels_.pack(
+            {source.at(at, 0), source.view.dtype, source.step, source.view.stride[1]}, run, depth,
+            depth, rows_ + i * depth, depth, 0);
       });
     }
 
     // Zeros in the channels of each pixel's cell: the pixel and those between it and the next.
-    void zero(std::int64_t first, std::int64_t count, std::int64_t channel,
-              std::int64_t channels) {
+    void zero(std::int64_t first, std::int64_t count, std::int64_t channel, std::int64_t channels) {
       const ConvProblem& p = pass_.p_;
       for (std::int64_t i = 0; i < count;) {
         const std::int64_t n = (first + i) / pass_.image_, at = (first + i) % pass_.image_;
@@ -319,13 +369,14 @@ class PointwisePass {
     MatrixStrip<T> strip_;
     T* rows_ = nullptr;
     T* tile_ = nullptr;
+    std::int64_t pieces_ = 1;
     std::int64_t gathered_ = -1;  // the first pixel of the block that rows_ holds
   };
 
   const ComputeKernels<T>& kernels_;
   const ConvProblem& p_;
   bool forward_, strided_, planar_ = false;
-  bool source_in_place_ = false, destination_in_place_ = false, stream_ = false;
+  bool source_in_place_ = false, destination_in_place_ = false;
   std::int64_t depth_, outputs_, image_, vectors_, lanes_, block_, blocks_ = 1;
   std::int64_t output_stride_, depth_stride_;
   TensorView weight_, bias_, spread_;

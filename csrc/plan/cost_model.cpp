@@ -182,8 +182,10 @@ Cost cost_axpy(const ConvPlan& plan) {
   const double pixels = static_cast<double>(p.N) * p.P * p.Q;
   const double columns = static_cast<double>(p.C * p.taps());
   Cost cost;
+  // Rows of weights are read in short pieces.
+  constexpr double kShortPieces = 1.5;
   cost.multiply = pixels * p.K * static_cast<double>(ceil_div(p.C * p.taps(), lanes)) / 12 *
-                  tile_cycles(1, 4, 3);
+                  tile_cycles(1, 4, 3) * kShortPieces;
   cost.move = (pixels_in_place(p) ? 0 : pixels * columns * kGatherCycles) +
               (is_compute_type(p.dtype) ? 0 : weight_elements(p) * kCopyCycles);
   cost.memory = stream_tensors(p);

@@ -155,12 +155,12 @@ void block_pointwise(ConvPlan* plan) {
   plan->workspace_bytes = round_up(p.K, 24) * round_up(p.C, 24) * element;
 }
 
-// An image's pixels, or as many images' as make a few dozen.
+// A few dozen pixels: of axpy, which adds up their products, whole images'.
 void block_few_pixels(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
   constexpr std::int64_t kPixels = 48;
-  const std::int64_t image = p.P * p.Q;
-  plan->pixel_block = clamp(kPixels / image, 1, p.N > 0 ? p.N : 1) * image;
+  const std::int64_t image = plan->kernel->algorithm == Algorithm::kDot ? 1 : p.P * p.Q;
+  plan->pixel_block = clamp(kPixels / image, 1, p.N * p.P * p.Q / image) * image;
 }
 
 // The columns of a work item's pixels stay in a quarter megabyte, or are one panel.
