@@ -35,13 +35,17 @@ __attribute__((noinline)) void strip_tile(const MatrixStrip<T>& s, std::int64_t 
   const std::int64_t last = s.lanes > L ? s.lanes - L : 0;  // of the vectors' first lanes
   const std::int64_t y_row = s.y_row;
   T* y = s.y + row * y_row;
+#pragma GCC unroll 8
+  for (int m = 0; m < Mr; ++m) {
 #pragma GCC unroll 12
-  for (int v = 0; v < V; ++v) {
+    for (int v = 0; v < V; ++v) sum[m][v] = Vec<T>{};
+  }
+  if (s.add) {
 #pragma GCC unroll 8
-    for (int m = 0; m < Mr; ++m) sum[m][v] = Vec<T>{};
-    if (!s.add) continue;
-#pragma GCC unroll 8
-    for (int m = 0; m < Mr; ++m) sum[m][v] = load(y + m * y_row + (v + 1 < V ? v * L : last));
+    for (int m = 0; m < Mr; ++m) {
+#pragma GCC unroll 12
+      for (int v = 0; v < V; ++v) sum[m][v] = load(y + m * y_row + (v + 1 < V ? v * L : last));
+    }
   }
 
   // Main loop.

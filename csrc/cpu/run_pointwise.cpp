@@ -82,7 +82,7 @@ class PointwisePass {
           worker.planes(
               pixels / blocks_, round_up(first, lanes_),
               block + 1 == blocks_ ? image_ : round_up(image_ * (block + 1) / blocks_, lanes_),
-              unit0, unit1);
+              unit0 * kRows, channel1 < outputs_ ? channel1 : outputs_);
         } else {
           const std::int64_t first = pixels * block_, left = p_.N * image_ - first;
           worker.rows(first, left < block_ ? left : block_, unit0, unit1);
