@@ -179,9 +179,15 @@ struct ComputeKernels {
   WinogradKernels<T> winograd2, winograd4;
 };
 
+// Vectors that fma_peak keeps in flight.
+inline constexpr int kPeakSums = 12;
+
 struct IsaKernels {
   ComputeKernels<float> f32;
   ComputeKernels<double> f64;
+  // rounds * kPeakSums FMAs of a vector each. See fma_peak.h.
+  double (*fma_peak_f32)(std::int64_t rounds);
+  double (*fma_peak_f64)(std::int64_t rounds);
 };
 
 extern const IsaKernels kKernelsGeneric;

@@ -4,6 +4,7 @@
 
 #include "depthwise_strip.h"
 #include "gemm_dot.h"
+#include "fma_peak.h"
 #include "gemm_indirect.h"
 #include "gemm_strip.h"
 #include "pack.h"
@@ -60,7 +61,8 @@ constexpr ComputeKernels<T> compute_kernels() {
   return kernels;
 }
 
-constexpr IsaKernels kIsaKernels = {compute_kernels<float>(), compute_kernels<double>()};
+constexpr IsaKernels kIsaKernels = {compute_kernels<float>(), compute_kernels<double>(),
+                                    fma_peak<float>, fma_peak<double>};
 
 }  // namespace
 }  // namespace convext::CONVEXT_ISA

@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "../conv_plan.h"
+#include "../cpu/measure_peaks.h"
 #include "../plan/cpu_features.h"
 #include "../plan/kernel_table.h"
 #include "../run.h"
@@ -88,6 +89,22 @@ py::list kernels() {
     rows.append(row);
   }
   return rows;
+}
+
+py::dict measure_peaks(int threads, std::int64_t buffer_bytes) {
+  if (threads < 1 || threads > 4096) throw py::value_error("threads must be from 1 to 4096");
+  if (buffer_bytes < 2 * threads) throw py::value_error("buffer_bytes is too small");
+  const convext::Isa isa = convext::current_options().isa;
+  convext::Peaks peaks;
+  {
+    py::gil_scoped_release release;
+    peaks = convext::measure_peaks(isa, threads, buffer_bytes);
+  }
+  py::dict found;
+  found["float32_gflops"] = peaks.float32 / 1e9;
+  found["float64_gflops"] = peaks.float64 / 1e9;
+  found["copy_gbytes"] = peaks.copy / 1e9;
+  return found;
 }
 
 }  // namespace
@@ -184,4 +201,6 @@ PYBIND11_MODULE(_C, m) {
     return runs;
   });
   m.def("reset_kernel_runs", &convext::reset_kernel_runs);
+  m.def("measure_peaks", &measure_peaks, py::arg("threads"),
+        py::arg("buffer_bytes") = std::int64_t{1} << 27);
 }

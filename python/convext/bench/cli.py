@@ -1,60 +1,38 @@
-"""Arguments of ``convext bench`` and ``convext bench compare``."""
+"""``convext bench`` and its commands: what is run, shown, and written."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from convext.bench import environment, report, shapes, timing
+from convext.bench import (
+    accuracy,
+    arguments,
+    environment,
+    models,
+    peaks,
+    report,
+    shapes,
+    timing,
+)
 from convext.bench.compare import compare
-from convext.bench.operands import DTYPES, LAYOUTS, PASSES
+from convext.bench.fit import fit
+from convext.bench.operands import PASSES
 from convext.bench.runner import Failure, Grid, run_grid
 
 # Wide enough for the table of cells where the output is a file.
-PIPED_WIDTH = 200
+PIPED_WIDTH = 240
 
 # Above this many cores busy with other work, figures are not worth keeping.
 NOISE_CORES = 0.1
 
-
-def _names(known: dict[str, Any] | tuple[str, ...], what: str) -> Callable[[str], list[str]]:
-    """An argparse type: a list separated by commas of names out of ``known``."""
-
-    def parse(text: str) -> list[str]:
-        names = text.split(",")
-        for name in names:
-            if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is not a {what}: {', '.join(known)}")
-        return names
-
-    return parse
-
-
-def _counts(text: str) -> list[int]:
-    """An argparse type: a list separated by commas of positive integers."""
-    try:
-        values = [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a list of numbers") from error
-    if min(values) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: numbers must be positive")
-    return values
-
-
-def _words(text: str) -> list[str]:
-    return text.split(",")
-
-
-def _default_threads() -> list[int]:
-    """One thread, and as many as torch takes by default."""
-    return sorted({1, os.cpu_count() or 1})
+QUICK_PASSES = ["forward", "backward"]
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
@@ -65,84 +43,80 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         description=(
             "Time convext against torch (oneDNN) on the CPU: each cell is verified against "
             "float64, then both are timed in turn. Ratios are torch time / convext time: above 1, "
-            "convext is quicker. Lists are separated by commas."
+            "convext is quicker. Lists are separated by commas. Without a command, layers are "
+            "timed one by one."
         ),
     )
-    parser.add_argument(
-        "--shapes",
-        type=_words,
-        default=["resnet50"],
-        metavar="TABLES",
-        help="shape tables: names of shipped ones or CSV files (default: resnet50)",
-    )
-    parser.add_argument(
-        "--layers",
-        type=_words,
-        default=[],
-        metavar="NAMES",
-        help="only these layers; shell wildcards work (default: all)",
-    )
-    parser.add_argument(
-        "--pass",
-        dest="passes",
-        type=_names(PASSES, "pass"),
-        default=list(PASSES),
-        metavar="PASSES",
-        help=f"{', '.join(PASSES)}; the last is both gradients in one call (default: all)",
-    )
-    parser.add_argument(
-        "--dtype",
-        type=_names(DTYPES, "dtype"),
-        default=["float32"],
-        metavar="DTYPES",
-        help=f"{', '.join(DTYPES)} (default: float32)",
-    )
-    parser.add_argument(
-        "--layout",
-        type=_names(LAYOUTS, "layout"),
-        default=list(LAYOUTS),
-        metavar="LAYOUTS",
-        help=f"{', '.join(LAYOUTS)} (default: both)",
-    )
-    parser.add_argument(
-        "--batch",
-        type=_counts,
-        default=[1, 16],
-        metavar="SIZES",
-        help="batch sizes (default: 1,16)",
-    )
-    parser.add_argument(
-        "--threads",
-        type=_counts,
-        default=None,
-        metavar="COUNTS",
-        help="numbers of threads (default: 1 and all cores; with --quick, all cores)",
-    )
-    parser.add_argument(
-        "--quick",
-        action="store_true",
-        help="fewer pairs, forward and backward only, all cores: a first look in under two minutes",
-    )
-    parser.add_argument(
-        "--malloc",
-        choices=("warm", "default"),
-        default="warm",
-        help="warm: both sides reuse freed pages; default: what the C library does (default: warm)",
-    )
-    parser.add_argument(
-        "--clock",
-        choices=list(timing.CLOCKS),
-        default="wall",
-        help="cpu: CPU time, for one thread on a machine that is busy otherwise (default: wall)",
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the run to a JSON file")
-    parser.add_argument("--cells", action="store_true", help="print every cell, not only the worst")
+    arguments.add(parser)
     parser.set_defaults(run=run, bench_command=None)
 
-    commands = parser.add_subparsers(dest="bench_command", metavar="compare")
+    commands = parser.add_subparsers(
+        dest="bench_command", metavar="{models,compare,model-fit,accuracy}"
+    )
+    whole = commands.add_parser(
+        "models",
+        help="time whole models before and after convext.convert",
+        description=(
+            "Time a training step (forward, loss, backward, SGD) of 8 images and inference of one, "
+            "before and after convext.convert. Random weights; the results are compared first."
+        ),
+    )
+    whole.add_argument(
+        "--models",
+        type=arguments.names(models.MODELS, "model"),
+        default=list(models.MODELS),
+        metavar="NAMES",
+        help=f"{', '.join(models.MODELS)} (default: all)",
+    )
+    whole.add_argument(
+        "--pass",
+        dest="model_passes",
+        type=arguments.names(models.PASSES, "pass of a model"),
+        default=list(models.PASSES),
+        metavar="PASSES",
+        help=f"{', '.join(models.PASSES)} (default: both)",
+    )
+    shared: tuple[str, ...] = (
+        *("--dtype", "--layout", "--batch", "--threads", "--batch-invariant", "--isa"),
+        *("--quick", "--malloc", "--clock", "--out", "--cells"),
+    )
+    arguments.add(
+        whole,
+        *shared,
+        nested=True,
+        batch="batch sizes (default: 8 to train, with --quick 2; 1 to infer)",
+        quick="fewer pairs and images, on all cores",
+    )
+
     comparison = commands.add_parser("compare", help="compare two JSON files of this command")
     comparison.add_argument("first", type=Path, metavar="A.json")
     comparison.add_argument("second", type=Path, metavar="B.json")
+
+    fitting = commands.add_parser(
+        "model-fit", help="hold the cost model's predicted cycles against a run's measured times"
+    )
+    fitting.add_argument("run_file", type=Path, metavar="RUN.json")
+
+    errors = commands.add_parser(
+        "accuracy",
+        help="largest errors of both in float32, against float64",
+        description=(
+            "Largest error of torch's and of convext's float32 results against float64, relative "
+            "to the largest element, for each layer, pass, batch size and layout. Exit code 1 "
+            "where convext breaks the rule: " + accuracy.RULE
+        ),
+    )
+    arguments.add(errors, "--shapes", "--layers", "--layout", "--isa", "--out", nested=True)
+    errors.add_argument(
+        "--batch",
+        type=arguments.counts,
+        default=argparse.SUPPRESS,
+        metavar="SIZES",
+        help="batch sizes; of a layer's, those whose forward pass is short (default: 1,16)",
+    )
+    errors.add_argument(
+        "--markdown", type=Path, metavar="FILE", help="renew the tables between a page's markers"
+    )
     return parser
 
 
@@ -153,68 +127,167 @@ def _console() -> Console:
     return console
 
 
+def _layers(args: argparse.Namespace) -> list[shapes.ConvShape]:
+    return shapes.select(shapes.read_tables(args.shapes), args.layers)
+
+
 def _grid(args: argparse.Namespace) -> Grid:
-    layers = [shape for name in args.shapes for shape in shapes.read_table(shapes.find_table(name))]
-    threads = args.threads
-    passes = args.passes
-    if args.quick:
-        threads = threads or [os.cpu_count() or 1]
-        if passes == list(PASSES):
-            passes = ["forward", "backward"]
-    return Grid(
-        shapes=shapes.select(layers, args.layers),
+    grid = Grid(
+        shapes=_layers(args),
+        dtypes=args.dtype,
+        batches=args.batch or ([1] if args.quick else [1, 16]),
+        layouts=args.layout,
+        threads=args.threads or arguments.default_threads(args.quick),
+        passes=args.passes or (QUICK_PASSES if args.quick else list(PASSES)),
+        padding_modes=args.padding_mode,
+        clock=args.clock,
+        batch_invariant=args.batch_invariant,
+        quick=args.quick,
+    )
+    if not len(grid):
+        raise ValueError(f"--padding-mode {','.join(args.padding_mode)}: no layer has that padding")
+    return grid
+
+
+def _model_grid(args: argparse.Namespace) -> models.ModelGrid:
+    return models.ModelGrid(
+        models=args.models,
         dtypes=args.dtype,
         batches=args.batch,
         layouts=args.layout,
-        threads=threads or _default_threads(),
-        passes=passes,
+        threads=args.threads or arguments.default_threads(args.quick),
+        passes=args.model_passes,
         clock=args.clock,
+        batch_invariant=args.batch_invariant,
+        quick=args.quick,
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``convext bench``. Returns 0; 1 if a result was wrong; 2 if an argument was."""
     try:
-        if args.bench_command == "compare":
-            runs = [report.read_json(path) for path in (args.first, args.second)]
-            return compare(runs[0], runs[1], _console())
-        grid = _grid(args)
+        return _run(args)
     except ValueError as error:
         print(f"convext bench: {error}", file=sys.stderr)
         return 2
-    return _run_bench(args, grid)
 
 
-def _run_bench(args: argparse.Namespace, grid: Grid) -> int:
+def _run(args: argparse.Namespace) -> int:
+    if args.isa:
+        environment.enter_isa(args.isa, _arguments(args))
     console = _console()
-    effort = timing.QUICK if args.quick else timing.FULL
-    described = environment.describe(environment.set_malloc(args.malloc), sys.argv[1:])
+    if args.bench_command == "compare":
+        runs = [report.read_json(path) for path in (args.first, args.second)]
+        return compare(runs[0], runs[1], console)
+    if args.bench_command == "model-fit":
+        return fit(report.read_json(args.run_file), console)
+    if args.bench_command == "accuracy":
+        return _run_accuracy(args, console)
+    if args.bench_command == "models":
+        return _run_models(args, console)
+    return _run_layers(args, console)
+
+
+def _arguments(args: argparse.Namespace) -> list[str]:
+    """The command line after ``convext``."""
+    found: list[str] = getattr(args, "arguments", sys.argv[1:])
+    return found
+
+
+def _describe(args: argparse.Namespace) -> dict[str, Any]:
+    return environment.describe(environment.set_malloc(args.malloc), _arguments(args))
+
+
+def _run_layers(args: argparse.Namespace, console: Console) -> int:
+    grid = _grid(args)
+    described = _describe(args)
     watch = environment.LoadWatch.start()
     _print_environment(console, described, watch)
+    cache_bytes = environment.cache_bytes()
+    roofs = peaks.measure(grid.threads, cache_bytes)
+    described["peaks"] = {str(threads): found for threads, found in roofs.items()}
+    for threads, found in roofs.items():
+        console.print(
+            f"peaks of {threads} threads: {found['float32_gflops']:.0f} GF/s float32, "
+            f"{found['float64_gflops']:.0f} GF/s float64, copy {found['copy_gbytes']:.1f} GB/s"
+        )
+    options = {
+        **_options(args, grid),
+        "shapes": args.shapes,
+        "padding_mode": list(grid.padding_modes),
+        "effort": {d: vars(timing.effort_for(d, grid.quick)) for d in grid.dtypes},
+    }
 
-    cells: list[report.Cell] = []
-    failures: list[Failure] = []
-    complete = False
+    def cells(on_start: Callable[[str], None]) -> Iterable[report.Cell | Failure]:
+        return run_grid(grid, cache_bytes, roofs, on_start)
+
+    per_failure = len(grid.passes)
+    return _run_cells(args, console, cells, len(grid), per_failure, described, options, watch)
+
+
+def _run_models(args: argparse.Namespace, console: Console) -> int:
+    grid = _model_grid(args)
+    described = _describe(args)
+    watch = environment.LoadWatch.start()
+    _print_environment(console, described, watch)
+    options = {
+        **_options(args, grid),
+        "models": list(grid.models),
+        "effort": vars(models.QUICK if grid.quick else models.FULL),
+    }
+
+    def cells(on_start: Callable[[str], None]) -> Iterable[report.Cell | Failure]:
+        return models.run_models(grid, on_start)
+
+    return _run_cells(args, console, cells, len(grid), 1, described, options, watch)
+
+
+def _options(args: argparse.Namespace, grid: Grid | models.ModelGrid) -> dict[str, Any]:
+    return {
+        "quick": args.quick,
+        "dtype": list(grid.dtypes),
+        "batch": list(grid.batches or ()),
+        "layout": list(grid.layouts),
+        "threads": list(grid.threads),
+        "passes": list(grid.passes),
+        "clock": grid.clock,
+        "batch_invariant": grid.batch_invariant,
+        "isa": args.isa,
+    }
+
+
+def _progress() -> Progress:
     columns = (
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.description}"),
     )
-    errors = Console(stderr=True)
+    return Progress(*columns, console=Console(stderr=True), transient=True)
+
+
+def _run_cells(
+    args: argparse.Namespace,
+    console: Console,
+    run_cells: Callable[[Callable[[str], None]], Iterable[report.Cell | Failure]],
+    total: int,
+    per_failure: int,
+    described: dict[str, Any],
+    options: dict[str, Any],
+    watch: environment.LoadWatch,
+) -> int:
+    """Run cells behind a progress bar, then print and write what came out."""
+    cells: list[report.Cell] = []
+    failures: list[Failure] = []
+    complete = False
     try:
-        with Progress(*columns, console=errors, transient=True) as progress:
-            task = progress.add_task("", total=len(grid))
-            for result in run_grid(
-                grid,
-                effort,
-                environment.cache_bytes(),
-                lambda text: progress.update(task, description=text),
-            ):
+        with _progress() as progress:
+            task = progress.add_task("", total=total)
+            for result in run_cells(lambda text: progress.update(task, description=text)):
                 if isinstance(result, Failure):
                     failures.append(result)
                     progress.console.print(f"wrong result: {result}", markup=False)
-                    progress.advance(task, len(grid.passes))
+                    progress.advance(task, per_failure)
                 else:
                     cells.append(result)
                     progress.advance(task)
@@ -223,19 +296,8 @@ def _run_bench(args: argparse.Namespace, grid: Grid) -> int:
         console.print("interrupted: what follows is only part of the run")
 
     described["load"] = watch.as_dict()
-    _print_results(console, args, grid, cells, failures, watch)
+    _print_results(console, args, cells, failures, watch)
     if args.out:
-        options = {
-            "shapes": args.shapes,
-            "quick": args.quick,
-            "effort": vars(effort),
-            "dtype": list(grid.dtypes),
-            "batch": list(grid.batches),
-            "layout": list(grid.layouts),
-            "threads": list(grid.threads),
-            "passes": list(grid.passes),
-            "clock": grid.clock,
-        }
         texts = [str(failure) for failure in failures]
         report.write_json(args.out, described, options, cells, texts, complete)
         console.print(f"written: {args.out}")
@@ -258,7 +320,6 @@ def _print_environment(
 def _print_results(
     console: Console,
     args: argparse.Namespace,
-    grid: Grid,
     cells: list[report.Cell],
     failures: list[Failure],
     watch: environment.LoadWatch,
@@ -269,11 +330,30 @@ def _print_results(
             console.print(report.cell_table(cells, "cells"))
         if not few:
             console.print(report.cell_table(report.worst_cells(cells), "worst cells"))
+        for table in (report.table_summary(cells), report.cost_table(cells)):
+            if table is not None:
+                console.print(table)
         console.print(report.summary_table(cells))
     for failure in failures:
         console.print(f"wrong result, not timed: {failure}", style="red", markup=False)
     others = watch.cores_of_others()
     if others is not None:
-        noise = others > NOISE_CORES and grid.clock == "wall"
+        noise = others > NOISE_CORES and args.clock == "wall"
         quiet = ": these figures are noise" if noise else ""
         console.print(f"{others:.2f} cores were busy with other processes{quiet}")
+
+
+def _run_accuracy(args: argparse.Namespace, console: Console) -> int:
+    layers = _layers(args)
+    batches = args.batch or [1, 16]
+    if args.markdown:
+        accuracy.check_markers(args.markdown)
+    described = _describe(args)
+    cells: list[report.Cell] = []
+    with _progress() as progress:
+        task = progress.add_task("", total=len(layers))
+        for shape in layers:
+            progress.update(task, description=shape.name)
+            cells += accuracy.errors_of(shape, batches, args.layout)
+            progress.advance(task)
+    return accuracy.conclude(cells, described, console, args.out, args.markdown)

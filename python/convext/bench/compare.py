@@ -18,7 +18,12 @@ _EXPECTED = ("date", "command")
 
 
 def _keyed(run: dict[str, Any]) -> dict[tuple[Any, ...], Cell]:
-    return {tuple(cell[name] for name in KEY): cell for cell in run["cells"]}
+    return {_key(cell): cell for cell in run["cells"]}
+
+
+def _key(cell: Cell) -> tuple[Any, ...]:
+    # Runs from before there were padding modes do not say theirs.
+    return tuple(cell.get("padding_mode", "zeros") if k == "padding_mode" else cell[k] for k in KEY)
 
 
 def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -31,7 +36,7 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 
 def differences(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The entries of two environments that are not equal: (name, first, second)."""
+    """The entries of two environments, or options, that are not equal: (name, first, second)."""
     a, b = dict(_flat(first)), dict(_flat(second))
     names = [name for name in {**a, **b} if name not in _EXPECTED and not name.startswith("load.")]
     return [
@@ -99,12 +104,13 @@ def compare(first: dict[str, Any], second: dict[str, Any], console: Console) -> 
         alone = sum(key not in other for key in run)
         if alone:
             console.print(f"{alone} cells only in {label}")
-    unequal = differences(first["environment"], second["environment"])
-    if unequal:
-        table = Table(title="the environments differ", title_justify="left")
-        for name in ("", "A", "B"):
-            table.add_column(name, overflow="fold")
-        for row in unequal:
-            table.add_row(*row)
-        console.print(table)
+    for what in ("environment", "options"):
+        unequal = differences(first[what], second[what])
+        if unequal:
+            table = Table(title=f"what differs in the {what}", title_justify="left")
+            for name in ("", "A", "B"):
+                table.add_column(name, overflow="fold")
+            for row in unequal:
+                table.add_row(*row)
+            console.print(table)
     return 0

@@ -9,6 +9,8 @@ import os
 import platform
 import re
 import subprocess
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +32,42 @@ _PREFIXES = (
     *("MALLOC_", "GLIBC_", "LD_PRELOAD"),
 )
 
+#: What puts both peers into one instruction set: convext's kernels, then those of torch's oneDNN,
+#: its own and MKL's (on Intel's CPUs). All are read once, when torch is imported or first called.
+ISA_VARIABLES = {
+    name: {
+        "CONVEXT_CPU_ISA": name,
+        "ONEDNN_MAX_CPU_ISA": onednn,
+        "ATEN_CPU_CAPABILITY": aten,
+        "MKL_ENABLE_INSTRUCTIONS": mkl,
+    }
+    for name, onednn, aten, mkl in (
+        ("avx512", "AVX512_CORE", "avx512", "AVX512"),
+        ("avx2", "AVX2", "avx2", "AVX2"),
+        ("generic", "SSE41", "default", "SSE4_2"),
+    )
+}
+
 _FALLBACK_CACHE_BYTES = 32 << 20
+
+
+def enter_isa(isa: str, arguments: Sequence[str]) -> None:
+    """Start over in a process whose environment holds both peers to an instruction set.
+
+    Returns if this one's does. Otherwise the process is replaced by ``convext`` with the given
+    arguments, before it has done anything.
+
+    Raises:
+        ValueError: convext was not built for the instruction set, or this CPU lacks it.
+    """
+    wanted = ISA_VARIABLES[isa]
+    if all(os.environ.get(name) == value for name, value in wanted.items()):
+        return
+    if isa not in _C.isas():
+        raise ValueError(f"--isa {isa}: can run here: {', '.join(_C.isas())}")
+    sys.stdout.flush()
+    command = [sys.executable, "-m", "convext", *arguments]
+    os.execve(sys.executable, command, {**os.environ, **wanted})
 
 
 def set_malloc(mode: str) -> str:
@@ -94,9 +131,16 @@ def _git(*arguments: str) -> str:
 
 
 def _commit() -> str:
-    """Commit of the current directory's repository, ``-dirty`` if files it tracks were changed."""
-    commit = _git("rev-parse", "HEAD")
-    if commit and _git("status", "--porcelain", "--untracked-files=no"):
+    """Commit of the checkout that convext is imported from, ``-dirty`` if tracked files changed.
+
+    Empty where convext is installed: the repository around it, if any, is another project's.
+    """
+    source = Path(__file__).resolve()
+    inside = ("-C", str(source.parent))
+    if not _git(*inside, "ls-files", source.name):
+        return ""
+    commit = _git(*inside, "rev-parse", "HEAD")
+    if commit and _git(*inside, "status", "--porcelain", "--untracked-files=no"):
         commit += "-dirty"
     return commit
 

@@ -43,9 +43,11 @@ DTYPES: dict[str, torch.dtype] = {
 
 PEERS = ("torch", "convext")
 
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
 # Rotation past the cache is bounded: more sets than this only cost memory.
 MAX_SETS = 64
-MAX_SET_BYTES = 1 << 30
+MAX_SET_BYTES = 1 << 29
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,13 @@ class Operands:
             self.weight.to(dtype=dtype, memory_format=memory_format),
             self.grad_output.to(dtype=dtype, memory_format=memory_format),
         )
+
+    def pass_bytes(self, pass_: str) -> int:
+        """Bytes that a pass has to move: what it needs read once, what it computes written once."""
+        input, weight, grad_output = self.input.nbytes, self.weight.nbytes, self.grad_output.nbytes
+        if pass_ == "backward":  # reads all three, writes two
+            return 2 * input + 2 * weight + grad_output
+        return input + weight + grad_output
 
     def clone(self) -> Operands:
         """A copy in memory of its own, same strides."""
@@ -108,68 +117,129 @@ Results = tuple[Tensor, ...]
 Call = Callable[[Operands], Results]
 
 
-def make_call(peer: str, pass_: str, shape: ConvShape) -> Call:
+def make_call(
+    peer: str,
+    pass_: str,
+    shape: ConvShape,
+    padding_mode: str = "zeros",
+    through_autograd: bool = False,
+) -> Call:
     """The call of one peer for one pass: Operands -> the tensors it computed.
 
     Forward is what users call (``F.conv2d``, ``convext.conv2d``); the backward passes are the ops
     that autograd calls, with the mask that asks for the gradients in question. Autograd itself, the
     same for both, is left out.
+
+    In other padding modes torch pads in a copy, as ``nn.Conv2d`` does. The gradient then goes
+    through the padding too, which only autograd knows how to do, so torch's backward passes run
+    ``torch.autograd.grad`` on a graph that the first call on some operands builds;
+    ``through_autograd`` asks convext to do likewise.
     """
-    stride, padding, dilation = list(shape.stride), list(shape.padding), list(shape.dilation)
-    groups = shape.groups
-    mask = OUTPUT_MASKS[pass_]
+    if pass_ == "forward":
+        return _forward(peer, shape, padding_mode)
+    if through_autograd or (peer == "torch" and padding_mode != "zeros"):
+        return _autograd_backward(peer, pass_, shape, padding_mode)
+    return _backward_op(peer, pass_, shape, padding_mode)
 
-    if mask is None:
-        conv2d = torch.nn.functional.conv2d if peer == "torch" else convext.conv2d
 
-        def forward(operands: Operands) -> Results:
-            return (
-                conv2d(
-                    operands.input,
-                    operands.weight,
-                    None,
-                    shape.stride,
-                    shape.padding,
-                    shape.dilation,
-                    groups,
-                ),
-            )
+def _forward(peer: str, shape: ConvShape, padding_mode: str) -> Call:
+    stride, padding, dilation, groups = shape.stride, shape.padding, shape.dilation, shape.groups
+    torch_conv2d, convext_conv2d = torch.nn.functional.conv2d, convext.conv2d
 
-        return forward
+    def plain(operands: Operands) -> Results:
+        input, weight = operands.input, operands.weight
+        return (torch_conv2d(input, weight, None, stride, padding, dilation, groups),)
 
-    if peer == "torch":
-        aten_backward = torch.ops.aten.convolution_backward.default
+    def padded(operands: Operands) -> Results:
+        ph, pw = padding
+        input = torch.nn.functional.pad(operands.input, (pw, pw, ph, ph), padding_mode)
+        return (torch_conv2d(input, operands.weight, None, stride, 0, dilation, groups),)
 
-        def backward(operands: Operands) -> Results:
-            grads: Results = aten_backward(
-                operands.grad_output,
+    def own(operands: Operands) -> Results:
+        input, weight = operands.input, operands.weight
+        return (convext_conv2d(input, weight, None, stride, padding, dilation, groups),)
+
+    def own_padded(operands: Operands) -> Results:
+        return (
+            convext_conv2d(
                 operands.input,
                 operands.weight,
                 None,
                 stride,
                 padding,
                 dilation,
-                False,
-                [0, 0],
                 groups,
-                mask,
-            )
-            return grads
-    else:
-        convext_backward = torch.ops.convext.conv2d_backward.default
+                padding_mode=padding_mode,
+            ),
+        )
 
-        def backward(operands: Operands) -> Results:
-            grads: Results = convext_backward(
-                operands.grad_output,
-                operands.input,
-                operands.weight,
-                stride,
-                padding,
-                dilation,
-                groups,
-                "zeros",
-                mask,
-            )
-            return grads
+    if peer == "torch":
+        return plain if padding_mode == "zeros" else padded
+    return own if padding_mode == "zeros" else own_padded
+
+
+def _backward_op(peer: str, pass_: str, shape: ConvShape, padding_mode: str) -> Call:
+    stride, padding, dilation = list(shape.stride), list(shape.padding), list(shape.dilation)
+    groups, mask = shape.groups, OUTPUT_MASKS[pass_]
+    aten_backward = torch.ops.aten.convolution_backward.default
+    convext_backward = torch.ops.convext.conv2d_backward.default
+
+    def plain(operands: Operands) -> Results:
+        grads: Results = aten_backward(
+            operands.grad_output,
+            operands.input,
+            operands.weight,
+            None,
+            stride,
+            padding,
+            dilation,
+            False,
+            [0, 0],
+            groups,
+            mask,
+        )
+        return grads
+
+    def own(operands: Operands) -> Results:
+        grads: Results = convext_backward(
+            operands.grad_output,
+            operands.input,
+            operands.weight,
+            stride,
+            padding,
+            dilation,
+            groups,
+            padding_mode,
+            mask,
+        )
+        return grads
+
+    return plain if peer == "torch" else own
+
+
+def _autograd_backward(peer: str, pass_: str, shape: ConvShape, padding_mode: str) -> Call:
+    forward, mask = _forward(peer, shape, padding_mode), OUTPUT_MASKS[pass_]
+    assert mask is not None
+    # The operands are kept beside the graph, or another object could come to have their id.
+    graphs: dict[int, tuple[Operands, Tensor, list[Tensor]]] = {}
+
+    def graph(operands: Operands) -> tuple[Operands, Tensor, list[Tensor]]:
+        leaves = Operands(
+            operands.input.detach().requires_grad_(mask[0]),
+            operands.weight.detach().requires_grad_(mask[1]),
+            operands.grad_output,
+        )
+        with torch.enable_grad():
+            (output,) = forward(leaves)
+        wanted = [leaf for leaf in (leaves.input, leaves.weight) if leaf.requires_grad]
+        return operands, output, wanted
+
+    def backward(operands: Operands) -> Results:
+        if id(operands) not in graphs:
+            graphs[id(operands)] = graph(operands)
+        _, output, wanted = graphs[id(operands)]
+        grads = iter(torch.autograd.grad(output, wanted, operands.grad_output, retain_graph=True))
+        results = tuple(next(grads) if asked else None for asked in mask)
+        return results  # type: ignore[return-value]
 
     return backward

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ from convext.bench.operands import PASSES
 
 SCHEMA = 1
 WORST = 10
+
+CROSSED = ("layout", "batch", "threads")
 
 Cell = dict[str, Any]
 
@@ -30,49 +32,63 @@ def geomean(values: Iterable[float]) -> float:
 
 def _in_order(cells: Sequence[Cell], key: str) -> list[Any]:
     """The values a key takes, in the order of their first appearance."""
-    return list(dict.fromkeys(cell[key] for cell in cells))
+    return list(dict.fromkeys(_value(cell, key) for cell in cells))
+
+
+def _value(cell: Cell, key: str) -> Any:
+    # Runs from before there were padding modes do not say theirs, nor a layer's table.
+    return cell.get(key, {"padding_mode": "zeros", "table": ""}.get(key))
+
+
+def _rows(cells: Sequence[Cell]) -> Iterator[tuple[str, str, str, list[Cell]]]:
+    """(dtype, pass, padding mode, their cells): what geometric means are taken over."""
+    known = [name for name in PASSES if any(cell["pass"] == name for cell in cells)]
+    passes = list(dict.fromkeys([*known, *_in_order(cells, "pass")]))
+    for dtype in _in_order(cells, "dtype"):
+        for pass_ in passes:
+            for mode in _in_order(cells, "padding_mode"):
+                key = (dtype, pass_, mode)
+                chosen = [cell for cell in cells if _row_key(cell) == key]
+                if chosen:
+                    yield *key, chosen
+
+
+def _row_key(cell: Cell) -> tuple[str, str, str]:
+    return (cell["dtype"], cell["pass"], _value(cell, "padding_mode"))
 
 
 def summarise(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Geometric means of the ratio per dtype and pass: over all cells, by each key, and crossed."""
+    """Geometric means of the ratio per dtype, pass and padding mode: over all cells, by each key,
+    and crossed."""
     rows = []
-    for dtype in _in_order(cells, "dtype"):
-        for pass_ in [name for name in PASSES if name in _in_order(cells, "pass")]:
-            chosen = [cell for cell in cells if (cell["dtype"], cell["pass"]) == (dtype, pass_)]
-            if not chosen:
-                continue
-            row: dict[str, Any] = {"dtype": dtype, "pass": pass_, **_group(chosen)}
-            for key in ("layout", "batch", "threads"):
-                row[key] = {
-                    str(value): _group([cell for cell in chosen if cell[key] == value])
-                    for value in _in_order(chosen, key)
-                }
-            row["crossed"] = [
-                {
-                    "layout": layout,
-                    "batch": batch,
-                    "threads": threads,
-                    **_group(
-                        [
-                            cell
-                            for cell in chosen
-                            if (cell["layout"], cell["batch"], cell["threads"])
-                            == (layout, batch, threads)
-                        ]
-                    ),
-                }
-                for layout, batch, threads in dict.fromkeys(
-                    (cell["layout"], cell["batch"], cell["threads"]) for cell in chosen
-                )
-            ]
-            rows.append(row)
+    for dtype, pass_, mode, chosen in _rows(cells):
+        row: dict[str, Any] = {"dtype": dtype, "pass": pass_, "padding_mode": mode}
+        row.update(_group(chosen))
+        for key in ("layout", "batch", "threads", "table"):
+            row[key] = {
+                str(value): _group([cell for cell in chosen if _value(cell, key) == value])
+                for value in _in_order(chosen, key)
+            }
+        row["crossed"] = [
+            {
+                **dict(zip(CROSSED, values, strict=True)),
+                **_group([cell for cell in chosen if _crossed(cell) == values]),
+            }
+            for values in dict.fromkeys(map(_crossed, chosen))
+        ]
+        rows.append(row)
     return rows
+
+
+def _crossed(cell: Cell) -> tuple[Any, ...]:
+    return tuple(cell[key] for key in CROSSED)
 
 
 def _group(cells: Sequence[Cell]) -> dict[str, Any]:
     ratios = [ratio_of(cell) for cell in cells]
     return {
         "cells": len(ratios),
+        "behind": sum(ratio < 1 for ratio in ratios),
         "geomean": round(geomean(ratios), 4),
         "worst": round(min(ratios), 4),
         "best": round(max(ratios), 4),
@@ -90,6 +106,7 @@ def write_json(
     """Write a run to a file: one line a cell, so that a diff of two runs can be read."""
     head = {
         "schema": SCHEMA,
+        "kind": "times",
         "complete": complete,
         "environment": environment,
         "options": options,
@@ -116,6 +133,8 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not JSON: {error}") from error
     if not isinstance(run, dict) or run.get("schema") != SCHEMA:
         raise ValueError(f"{path}: not a benchmark run of schema {SCHEMA}")
+    if run.get("kind", "times") != "times":
+        raise ValueError(f"{path}: holds {run['kind']}, not times")
     return run
 
 
@@ -131,33 +150,50 @@ def _right(table: Table, *names: str) -> None:
 
 
 def cell_table(cells: Sequence[Cell], title: str) -> Table:
-    """One line a cell: times, ratio with quartiles, GF/s, plan."""
+    """One line a cell: times, ratio with quartiles, shares of the peaks, what was planned."""
     table = Table(title=title, title_justify="left")
     table.add_column("layer", no_wrap=True)
     table.add_column("dtype", no_wrap=True)
     table.add_column("layout", no_wrap=True)
     _right(table, "N", "thr")
     table.add_column("pass", no_wrap=True)
-    _right(table, "torch ms", "convext ms", "ratio", "q1..q3", "torch GF/s", "convext GF/s")
-    table.add_column("kernel", overflow="fold")
+    padded = _in_order(cells, "padding_mode") != ["zeros"]
+    if padded:
+        table.add_column("padding", no_wrap=True)
+    _right(table, "torch ms", "convext ms", "ratio", "q1..q3")
+    detailed = any("convext_share" in cell for cell in cells)
+    if detailed:
+        # Both peers' figures: torch's, then convext's.
+        _right(table, "GF/s", "% FMA", "% copy", "planned kcycles", "KiB")
+        table.add_column("kernel", overflow="fold")
     for cell in cells:
         spread = cell["ratio"]
-        table.add_row(
-            cell["layer"],
-            cell["dtype"],
-            cell["layout"],
-            str(cell["batch"]),
-            str(cell["threads"]),
-            cell["pass"],
-            f"{cell['torch_ms']['median']:.3f}",
-            f"{cell['convext_ms']['median']:.3f}",
-            coloured(ratio_of(cell)),
-            f"{spread['q1']:.2f}..{spread['q3']:.2f}",
-            f"{cell['torch_gflops']:.1f}",
-            f"{cell['convext_gflops']:.1f}",
-            ", ".join(plan["kernel"] for plan in cell["plans"]),
+        row = [cell["layer"], cell["dtype"], cell["layout"], str(cell["batch"])]
+        row += [str(cell["threads"]), cell["pass"]]
+        row += [_value(cell, "padding_mode")] if padded else []
+        row += [f"{cell['torch_ms']['median']:.3f}", f"{cell['convext_ms']['median']:.3f}"]
+        row += [coloured(ratio_of(cell)), f"{spread['q1']:.2f}..{spread['q3']:.2f}"]
+        table.add_row(*row, *(_details(cell) if detailed else ()))
+    if detailed:
+        table.caption = (
+            "GF/s, % FMA, % copy: torch's, convext's, as shares of the measured peaks; "
+            "planned kcycles: multiply + move + memory, of one core; KiB: workspace"
         )
+        table.caption_justify = "left"
     return table
+
+
+def _details(cell: Cell) -> list[str]:
+    """The columns of ``cell_table`` that only a run over layers has."""
+    peers = ("torch", "convext")
+    texts = [" ".join(f"{cell[f'{peer}_gflops']:.1f}" for peer in peers)]
+    for peak in ("fma", "bandwidth"):
+        texts.append(" ".join(f"{100 * cell[f'{peer}_share'][peak]:.0f}" for peer in peers))
+    cycles = [plan["cycles"] for plan in cell["plans"]]
+    texts.append(" + ".join(f"{sum(c[term] for c in cycles) / 1e3:.0f}" for term in cycles[0]))
+    texts.append(f"{sum(plan['workspace_bytes'] for plan in cell['plans']) / 1024:.0f}")
+    texts.append(", ".join(plan["kernel"] for plan in cell["plans"]))
+    return texts
 
 
 def worst_cells(cells: Sequence[Cell]) -> list[Cell]:
@@ -165,15 +201,27 @@ def worst_cells(cells: Sequence[Cell]) -> list[Cell]:
     return sorted(cells, key=ratio_of)[:WORST]
 
 
-def summary_table(cells: Sequence[Cell]) -> Table:
-    """One line a dtype and pass: geometric means of torch time / convext time."""
-    table = Table(
-        title="geometric mean of torch time / convext time (above 1: convext is quicker)",
-        title_justify="left",
-    )
+def _summary(title: str, cells: Sequence[Cell]) -> tuple[Table, bool]:
+    """A table whose lines are dtypes, passes and, if there are others than zeros, padding modes."""
+    table = Table(title=title, title_justify="left")
     table.add_column("dtype", no_wrap=True)
     table.add_column("pass", no_wrap=True)
-    _right(table, "cells", "all", "worst")
+    padded = _in_order(cells, "padding_mode") != ["zeros"]
+    if padded:
+        table.add_column("padding", no_wrap=True)
+    return table, padded
+
+
+def _row_names(row: dict[str, Any], padded: bool) -> list[str]:
+    return [row["dtype"], row["pass"], *([row["padding_mode"]] if padded else [])]
+
+
+def summary_table(cells: Sequence[Cell]) -> Table:
+    """One line a dtype and pass: geometric means of torch time / convext time."""
+    table, padded = _summary(
+        "geometric mean of torch time / convext time (above 1: convext is quicker)", cells
+    )
+    _right(table, "cells", "below 1", "all", "worst", "best")
     labels: dict[str, Callable[[Any], str]] = {
         "layout": str,
         "batch": lambda value: f"N={value}",
@@ -183,14 +231,49 @@ def summary_table(cells: Sequence[Cell]) -> Table:
     _right(table, *(labels[key](value) for key, value in columns))
     for row in summarise(cells):
         table.add_row(
-            row["dtype"],
-            row["pass"],
+            *_row_names(row, padded),
             str(row["cells"]),
-            coloured(row["geomean"]),
-            coloured(row["worst"]),
-            *(
-                coloured(row[key][str(value)]["geomean"]) if str(value) in row[key] else ""
-                for key, value in columns
-            ),
+            str(row["behind"]),
+            *(coloured(row[key]) for key in ("geomean", "worst", "best")),
+            *_means(row, columns),
+        )
+    return table
+
+
+def table_summary(cells: Sequence[Cell]) -> Table | None:
+    """The same by shape table; None if there is but one."""
+    columns = [("table", name) for name in _in_order(cells, "table")]
+    if len(columns) < 2:
+        return None
+    table, padded = _summary("geometric mean by shape table", cells)
+    _right(table, *(name for _, name in columns))
+    for row in summarise(cells):
+        table.add_row(*_row_names(row, padded), *_means(row, columns))
+    return table
+
+
+def _means(row: dict[str, Any], columns: Iterable[tuple[str, Any]]) -> list[str]:
+    return [
+        coloured(row[key][str(value)]["geomean"]) if str(value) in row[key] else ""
+        for key, value in columns
+    ]
+
+
+def cost_table(cells: Sequence[Cell]) -> Table | None:
+    """What a padding mode or batch invariance costs convext, in percent; None if none was asked."""
+    chosen = [cell for cell in cells if "cost" in cell]
+    if not chosen:
+        return None
+    table, padded = _summary("cost to convext itself, in percent of its time without", chosen)
+    table.add_column("over", no_wrap=True)
+    _right(table, "cells", "geomean", "median", "least", "most")
+    for dtype, pass_, mode, group in _rows(chosen):
+        times = [float(cell["cost"]["median"]) for cell in group]
+        values = (geomean(times), statistics.median(times), min(times), max(times))
+        table.add_row(
+            *_row_names({"dtype": dtype, "pass": pass_, "padding_mode": mode}, padded),
+            group[0]["cost"]["over"],
+            str(len(group)),
+            *(f"{100 * (value - 1):+.1f}" for value in values),
         )
     return table

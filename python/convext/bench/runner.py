@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 import convext
+from convext import _C
 from convext.bench import operands as ops
+from convext.bench import peaks as roofs
 from convext.bench.shapes import ConvShape
-from convext.bench.timing import CLOCKS, Effort, Spread, time_pairs
-from convext.bench.verify import Errors, VerificationError, reference, verify
+from convext.bench.timing import CLOCKS, Effort, Pairs, Spread, effort_for, time_pairs
+from convext.bench.verify import Errors, VerificationError, reference, results, verify
 
 # What names a cell: equal in two files, the cells can be compared.
-KEY = ("layer", "dtype", "batch", "layout", "threads", "pass")
+KEY = ("layer", "dtype", "batch", "layout", "threads", "pass", "padding_mode")
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The cells to measure, every combination of the sequences, and the clock to use."""
+    """The cells to measure, every combination of the sequences, and how to measure them.
+
+    A layer that has a batch size of its own is run with that one alone, and one that a padding mode
+    cannot be applied to, or would not change, is left out of that mode.
+    """
 
     shapes: Sequence[ConvShape]
     dtypes: Sequence[str]
@@ -28,11 +35,23 @@ class Grid:
     layouts: Sequence[str]
     threads: Sequence[int]
     passes: Sequence[str]
+    padding_modes: Sequence[str] = ("zeros",)
     clock: str = "wall"
+    batch_invariant: bool = False
+    quick: bool = False
+
+    def problems(self) -> Iterator[tuple[ConvShape, str, int, str]]:
+        """(layer, dtype, batch size, padding mode), in the order they are run."""
+        for shape in self.shapes:
+            for dtype in self.dtypes:
+                for batch in shape.batches(self.batches):
+                    for mode in self.padding_modes:
+                        if shape.pads_with(mode):
+                            yield shape, dtype, batch, mode
 
     def __len__(self) -> int:
-        length = len(self.shapes) * len(self.dtypes) * len(self.batches)
-        return length * len(self.layouts) * len(self.threads) * len(self.passes)
+        problems = sum(1 for _ in self.problems())
+        return problems * len(self.layouts) * len(self.threads) * len(self.passes)
 
 
 @dataclass(frozen=True)
@@ -44,117 +63,210 @@ class Failure:
     batch: int
     layout: str
     threads: int
+    padding_mode: str
     text: str
 
     def __str__(self) -> str:
+        mode = "" if self.padding_mode == "zeros" else f", {self.padding_mode}"
         return (
-            f"{self.layer}, {self.dtype}, N={self.batch}, {self.layout}, {self.threads} threads: "
-            f"{self.text}"
+            f"{self.layer}, {self.dtype}, N={self.batch}, {self.layout}, {self.threads} threads"
+            f"{mode}: {self.text}"
         )
 
 
-def plans(shape: ConvShape, batch: int, dtype: str, pass_: str) -> list[dict[str, Any]]:
-    """Kernel and workspace that convext plans for the pass: one entry, two for both gradients."""
-    input = torch.empty(shape.input_size(batch), dtype=ops.DTYPES[dtype], device="meta")
-    weight = torch.empty(shape.weight_size, dtype=ops.DTYPES[dtype], device="meta")
+def plans(
+    shape: ConvShape, batch: int, dtype: str, layout: str, pass_: str, padding_mode: str = "zeros"
+) -> list[dict[str, Any]]:
+    """What convext plans for the pass: one entry, two for both gradients."""
+    input, weight = (
+        torch.empty(size, dtype=ops.DTYPES[dtype], device="meta", memory_format=ops.LAYOUTS[layout])
+        for size in (shape.input_size(batch), shape.weight_size)
+    )
     geometry = (shape.stride, shape.padding, shape.dilation, shape.groups)
     directions = ("input_grad", "weight_grad") if pass_ == "backward" else (pass_,)
-    found = (convext.explain(input, weight, *geometry, direction=name) for name in directions)
-    return [{"kernel": plan.kernel, "workspace_bytes": plan.workspace_bytes} for plan in found]
+    found = (
+        convext.explain(input, weight, *geometry, padding_mode=padding_mode, direction=name)
+        for name in directions
+    )
+    return [
+        {
+            "kernel": plan.kernel,
+            "algorithm": plan.algorithm,
+            "workspace_bytes": plan.workspace_bytes,
+            "cycles": {name: float(f"{value:.4g}") for name, value in plan.cycles.items()},
+        }
+        for plan in found
+    ]
 
 
-def measure(
-    shape: ConvShape, pass_: str, sets: Sequence[ops.Operands], effort: Effort, clock: str
-) -> dict[str, Any]:
-    """Time both peers on one pass: the part of a cell that is figures."""
-    torch_call, convext_call = (ops.make_call(peer, pass_, shape) for peer in ops.PEERS)
-    pairs = time_pairs(
-        lambda index: torch_call(sets[index % len(sets)]),
-        lambda index: convext_call(sets[index % len(sets)]),
+def _time(
+    first: ops.Call,
+    second: ops.Call,
+    sets: Sequence[ops.Operands],
+    effort: Effort,
+    clock: str,
+) -> Pairs:
+    return time_pairs(
+        lambda index: first(sets[index % len(sets)]),
+        lambda index: second(sets[index % len(sets)]),
         effort,
         CLOCKS[clock],
     )
+
+
+def measure(
+    shape: ConvShape,
+    pass_: str,
+    sets: Sequence[ops.Operands],
+    effort: Effort,
+    clock: str,
+    padding_mode: str,
+    peaks: roofs.Peaks,
+) -> dict[str, Any]:
+    """Time both peers on one pass: the part of a cell that is figures."""
+    torch_call, convext_call = (
+        ops.make_call(peer, pass_, shape, padding_mode, through_autograd=padding_mode != "zeros")
+        for peer in ops.PEERS
+    )
+    if padding_mode != "zeros" and pass_ != "forward":
+        for operands in sets:  # graphs are not built while the clock runs
+            torch_call(operands), convext_call(operands)
+    pairs = _time(torch_call, convext_call, sets, effort, clock)
     gradients = 2 if pass_ == "backward" else 1
     gigaflops = gradients * shape.flops(sets[0].input.shape[0]) / 1e9
-    theirs, ours = Spread.of(pairs.first), Spread.of(pairs.second)
+    nbytes = sets[0].pass_bytes(pass_)
+    dtype = str(sets[0].input.dtype).removeprefix("torch.")
+    found: dict[str, Any] = {"ratio": pairs.ratio.as_dict()}
+    for peer, samples in (("torch", pairs.first), ("convext", pairs.second)):
+        spread = Spread.of(samples)
+        found[f"{peer}_ms"] = spread.as_dict(1e3)
+        found[f"{peer}_gflops"] = round(gigaflops / spread.median, 2)
+        found[f"{peer}_share"] = roofs.shares(peaks, dtype, gigaflops, nbytes, spread.median)
     return {
-        "ratio": pairs.ratio.as_dict(),
-        "torch_ms": theirs.as_dict(1e3),
-        "convext_ms": ours.as_dict(1e3),
-        "torch_gflops": round(gigaflops / theirs.median, 2),
-        "convext_gflops": round(gigaflops / ours.median, 2),
+        **found,
+        "bytes": nbytes,
         "pairs": len(pairs.first),
         "calls_per_sample": pairs.calls_per_sample,
         "operand_sets": len(sets),
     }
 
 
+def measure_cost(
+    shape: ConvShape,
+    pass_: str,
+    sets: Sequence[ops.Operands],
+    effort: Effort,
+    clock: str,
+    padding_mode: str,
+    batch_invariant: bool,
+) -> dict[str, Any] | None:
+    """What a padding mode, or else batch invariance, costs convext itself.
+
+    The time over that with zeros, or without invariance, in pairs of their own; None if there is
+    neither. Both sides call the ops, without autograd.
+    """
+    ours = ops.make_call("convext", pass_, shape, padding_mode)
+    if padding_mode != "zeros":
+        over, base = "zeros", ops.make_call("convext", pass_, shape)
+    elif batch_invariant:
+        over, base = "any batch", ours
+    else:
+        return None
+
+    def switched(call: ops.Call, on: bool) -> ops.Call:
+        def function(operands: ops.Operands) -> ops.Results:
+            _C.set_batch_invariant(on)
+            return call(operands)
+
+        return function
+
+    if over == "any batch":
+        ours, base = switched(ours, True), switched(base, False)
+    previous = _C.batch_invariant()
+    try:
+        pairs = _time(ours, base, sets, effort, clock)
+    finally:
+        _C.set_batch_invariant(previous)
+    return {"over": over, **pairs.ratio.as_dict()}
+
+
 def run_grid(
     grid: Grid,
-    effort: Effort,
     cache_bytes: int,
+    peaks: Mapping[int, roofs.Peaks],
     on_start: Callable[[str], None],
 ) -> Iterator[dict[str, Any] | Failure]:
     """Verify and time every cell of the grid; yields a dict for each timed cell.
 
     A layer that fails verification yields one ``Failure`` in place of its passes. torch's number of
-    threads is set on the way and put back at the end.
+    threads and convext's batch invariance are set on the way and put back at the end.
 
     Args:
         grid: the cells.
-        effort: how long each is measured.
         cache_bytes: the cache that operands are rotated past.
+        peaks: the machine's, for each number of threads.
         on_start: told in words what comes next.
     """
     threads_before = torch.get_num_threads()
+    invariant_before = _C.set_batch_invariant(grid.batch_invariant)
     try:
         with torch.no_grad():
-            for shape in grid.shapes:
-                for dtype in grid.dtypes:
-                    for batch in grid.batches:
-                        torch.set_num_threads(max(grid.threads))
-                        on_start(f"{shape.name} {dtype} N={batch}: float64 reference")
-                        plain = ops.make_operands(shape, batch, ops.DTYPES[dtype])
-                        expected = reference(shape, plain)
-                        yield from _run_layer(
-                            grid, shape, dtype, plain, expected, effort, cache_bytes, on_start
-                        )
+            for shape, dtype, batch, mode in grid.problems():
+                torch.set_num_threads(max(grid.threads))
+                on_start(f"{shape.name} {dtype} N={batch}: float64 reference")
+                plain = ops.make_operands(shape, batch, ops.DTYPES[dtype])
+                expected = reference(shape, plain, mode)
+                yield from _run_layer(
+                    grid, shape, dtype, mode, plain, expected, cache_bytes, peaks, on_start
+                )
     finally:
         torch.set_num_threads(threads_before)
+        _C.set_batch_invariant(invariant_before)
 
 
 def _run_layer(
     grid: Grid,
     shape: ConvShape,
     dtype: str,
+    mode: str,
     plain: ops.Operands,
-    expected: tuple[torch.Tensor, ...],
-    effort: Effort,
+    expected: tuple[Tensor, ...],
     cache_bytes: int,
+    peaks: Mapping[int, roofs.Peaks],
     on_start: Callable[[str], None],
 ) -> Iterator[dict[str, Any] | Failure]:
-    """The layouts, threads and passes of one layer, dtype and batch size."""
+    """The layouts, threads and passes of one layer, dtype, batch size and padding mode."""
     batch = plain.input.shape[0]
+    effort = effort_for(dtype, grid.quick)
     for layout in grid.layouts:
         sets = ops.rotation(plain.to(memory_format=ops.LAYOUTS[layout]), cache_bytes)
+        torch.set_num_threads(max(grid.threads))
+        on_start(f"{shape.name} {dtype} N={batch} {layout}: torch's results")
+        theirs = results("torch", shape, sets[0], mode)
         for threads in grid.threads:
             torch.set_num_threads(threads)
             where = f"{shape.name} {dtype} N={batch} {layout} {threads} threads"
+            where += "" if mode == "zeros" else f" {mode}"
             on_start(f"{where}: verify")
             try:
-                errors = verify(shape, sets[0], expected)
+                errors = verify(shape, sets[0], expected, mode, theirs)
             except VerificationError as error:
-                yield Failure(shape.name, dtype, batch, layout, threads, str(error))
+                yield Failure(shape.name, dtype, batch, layout, threads, mode, str(error))
                 continue
             for pass_ in grid.passes:
                 on_start(f"{where}: {pass_}")
-                key = (shape.name, dtype, batch, layout, threads, pass_)
-                yield {
+                key = (shape.name, dtype, batch, layout, threads, pass_, mode)
+                cell = {
                     **dict(zip(KEY, key, strict=True)),
-                    **measure(shape, pass_, sets, effort, grid.clock),
-                    "plans": plans(shape, batch, dtype, pass_),
+                    "table": shape.table,
+                    **measure(shape, pass_, sets, effort, grid.clock, mode, peaks[threads]),
+                    "plans": plans(shape, batch, dtype, layout, pass_, mode),
                     "error": _errors(errors, pass_),
                 }
+                cost = measure_cost(
+                    shape, pass_, sets, effort, grid.clock, mode, grid.batch_invariant
+                )
+                yield cell if cost is None else {**cell, "cost": cost}
 
 
 def _errors(errors: Errors, pass_: str) -> dict[str, float]:

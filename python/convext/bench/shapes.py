@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import fnmatch
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,9 @@ Pair = tuple[int, int]
 
 COLUMNS = ("name", "C", "H", "W", "K", "R", "S", "stride", "padding", "dilation", "groups")
 
+#: In place of the name of a table: every table that is shipped.
+ALL = "all"
+
 
 class ShapeError(ValueError):
     """A shape table that cannot be found or read, or a layer name it does not have."""
@@ -21,9 +24,11 @@ class ShapeError(ValueError):
 
 @dataclass(frozen=True)
 class ConvShape:
-    """One convolution layer without its batch size.
+    """One convolution layer.
 
     ``C, H, W`` are the input's extents, ``K`` the output channels, ``R, S`` the kernel's extents.
+    The batch size is the run's business, unless the layer has one of its own, ``N``. ``table`` is
+    the table it stands in.
     """
 
     name: str
@@ -37,9 +42,12 @@ class ConvShape:
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
     groups: int = 1
+    N: int | None = None
+    table: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
-        positive = (self.C, self.H, self.W, self.K, self.R, self.S, self.groups)
+        own = 1 if self.N is None else self.N
+        positive = (own, self.C, self.H, self.W, self.K, self.R, self.S, self.groups)
         if min(positive + self.stride + self.dilation) < 1 or min(self.padding) < 0:
             raise ShapeError(f"layer {self.name!r}: an extent is not positive")
         if self.C % self.groups or self.K % self.groups:
@@ -49,6 +57,21 @@ class ConvShape:
     def geometry(self) -> ConvShape:
         """The shape without its name: equal for layers that do the same work."""
         return replace(self, name="")
+
+    def batches(self, wanted: Sequence[int]) -> list[int]:
+        """The batch sizes to run: the layer's own, or those that are wanted."""
+        return list(wanted) if self.N is None else [self.N]
+
+    def pads_with(self, mode: str) -> bool:
+        """Whether the layer can be run in a padding mode, and differs from other modes in it.
+
+        Reflections do not reach the edge pixel, so reflect needs padding below the extent.
+        """
+        if mode == "zeros":
+            return True
+        room = 1 if mode == "reflect" else 0
+        fits = self.padding[0] <= self.H - room and self.padding[1] <= self.W - room
+        return max(self.padding) > 0 and (fits or mode == "replicate")
 
     def input_size(self, batch: int) -> tuple[int, int, int, int]:
         """(N, C, H, W) of the input."""
@@ -91,7 +114,8 @@ def read_table(path: Path) -> list[ConvShape]:
     """Read a shape table.
 
     Columns are those of ``COLUMNS``; stride, padding and dilation are a number, or ``HxW`` where
-    the two directions differ. Lines that start with ``#`` are comments.
+    the two directions differ. A further column ``N`` may give layers a batch size of their own;
+    where it is empty, the run's holds. Lines that start with ``#`` are comments.
 
     Raises:
         ShapeError: a column is missing, a value is not a number, or a name stands twice.
@@ -111,6 +135,8 @@ def read_table(path: Path) -> list[ConvShape]:
                     padding=_pair(row["padding"]),
                     dilation=_pair(row["dilation"]),
                     groups=int(row["groups"]),
+                    N=int(row["N"]) if row.get("N") else None,
+                    table=path.stem,
                 )
             except (TypeError, ValueError) as error:
                 raise ShapeError(f"{path.name}: row {row['name']!r}: {error}") from error
@@ -129,6 +155,15 @@ def table_directories() -> list[Path]:
     return [here / "shapes", source_tree, Path("benchmarks") / "shapes"]
 
 
+def shipped_tables() -> dict[str, Path]:
+    """The tables that can be given by name, in the order of their names."""
+    found: dict[str, Path] = {}
+    for directory in table_directories():
+        for path in directory.glob("*.csv"):
+            found.setdefault(path.stem, path)
+    return dict(sorted(found.items()))
+
+
 def find_table(name: str) -> Path:
     """Path of a table given as a path to a CSV file or as the bare name of a shipped one.
 
@@ -139,13 +174,34 @@ def find_table(name: str) -> Path:
         if Path(name).is_file():
             return Path(name)
         raise ShapeError(f"no shape table {name}")
-    shipped: set[str] = set()
-    for directory in table_directories():
-        if (directory / f"{name}.csv").is_file():
-            return directory / f"{name}.csv"
-        shipped.update(path.stem for path in directory.glob("*.csv"))
-    known = ", ".join(sorted(shipped)) or "none here: run from the source tree or give a CSV file"
+    shipped = shipped_tables()
+    if name in shipped:
+        return shipped[name]
+    known = ", ".join(shipped) or "none here: run from the source tree or give a CSV file"
     raise ShapeError(f"no shape table {name!r}; known: {known}")
+
+
+def read_tables(names: Sequence[str]) -> list[ConvShape]:
+    """The layers of several tables; the name ``all`` stands for every shipped one.
+
+    Raises:
+        ShapeError: a table cannot be found or read, or a layer's name stands in two of them.
+    """
+    paths: dict[Path, None] = {}
+    for name in names:
+        if name == ALL:
+            if not shipped_tables():
+                find_table(name)  # which says that there are none
+            paths.update(dict.fromkeys(shipped_tables().values()))
+        else:
+            paths[find_table(name)] = None
+    layers: dict[str, ConvShape] = {}
+    for path in paths:
+        for shape in read_table(path):
+            other = layers.setdefault(shape.name, shape)
+            if other is not shape:
+                raise ShapeError(f"{shape.name!r} stands in {other.table} and in {shape.table}")
+    return list(layers.values())
 
 
 def select(shapes: Iterable[ConvShape], patterns: Sequence[str]) -> list[ConvShape]:

@@ -38,8 +38,15 @@ class Effort:
 #: busy machine gives to others: for one thread it tells the kernels apart where wall time is noise.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
-FULL = Effort(budget_s=0.5, min_pairs=6, max_pairs=60)
-QUICK = Effort(budget_s=0.15, min_pairs=2, max_pairs=20)
+FULL = Effort(budget_s=0.2, min_pairs=4, max_pairs=40)
+# Where torch has no kernels of its own (float16 on most CPUs), one call takes seconds.
+REDUCED = Effort(budget_s=0.15, min_pairs=2, max_pairs=20)
+QUICK = Effort(budget_s=0.06, min_pairs=2, max_pairs=20)
+
+
+def effort_for(dtype: str, quick: bool = False) -> Effort:
+    """How long the cells of a dtype are measured: float32, which has the most of them, in full."""
+    return QUICK if quick else FULL if dtype == "float32" else REDUCED
 
 
 @dataclass(frozen=True)

@@ -36,15 +36,20 @@ class Errors:
     convext: dict[str, float]
 
 
-def _results(peer: str, shape: ConvShape, operands: Operands) -> tuple[Tensor, ...]:
-    (output,) = make_call(peer, "forward", shape)(operands)
-    grad_input, grad_weight, _ = make_call(peer, "backward", shape)(operands)
+def results(
+    peer: str, shape: ConvShape, operands: Operands, padding_mode: str = "zeros"
+) -> tuple[Tensor, ...]:
+    """output, grad_input and grad_weight of one peer."""
+    (output,) = make_call(peer, "forward", shape, padding_mode)(operands)
+    grad_input, grad_weight, _ = make_call(peer, "backward", shape, padding_mode)(operands)
     return (output, grad_input, grad_weight)
 
 
-def reference(shape: ConvShape, operands: Operands) -> tuple[Tensor, ...]:
+def reference(
+    shape: ConvShape, operands: Operands, padding_mode: str = "zeros"
+) -> tuple[Tensor, ...]:
     """output, grad_input and grad_weight in float64 from the operands' exact values, by torch."""
-    return _results("torch", shape, operands.to(dtype=torch.float64))
+    return results("torch", shape, operands.to(dtype=torch.float64), padding_mode)
 
 
 def relative_error(result: Tensor, expected: Tensor) -> float:
@@ -60,21 +65,30 @@ def _strides(tensor: Tensor) -> list[int]:
     return [strides[i] for i, extent in enumerate(tensor.shape) if extent > 1]
 
 
-def verify(shape: ConvShape, operands: Operands, expected: tuple[Tensor, ...]) -> Errors:
+def verify(
+    shape: ConvShape,
+    operands: Operands,
+    expected: tuple[Tensor, ...],
+    padding_mode: str = "zeros",
+    theirs: tuple[Tensor, ...] | None = None,
+) -> Errors:
     """Compare both peers' results with the float64 ones.
 
     Args:
         shape: the layer.
         operands: the operands the peers get, in their dtype and layout.
         expected: ``reference`` of the same values.
+        padding_mode: of both.
+        theirs: torch's ``results`` on the same operands, if they are there already.
 
     Raises:
         VerificationError: convext's result has another dtype, shape or layout than torch's, holds
             a NaN, or errs more than ``LIMIT_IN_EPS``.
     """
-    theirs = _results("torch", shape, operands)
+    if theirs is None:
+        theirs = results("torch", shape, operands, padding_mode)
     try:
-        ours = _results("convext", shape, operands)
+        ours = results("convext", shape, operands, padding_mode)
     except RuntimeError as error:
         raise VerificationError(f"convext raised: {error}") from error
     limit = LIMIT_IN_EPS[operands.input.dtype] * torch.finfo(operands.input.dtype).eps

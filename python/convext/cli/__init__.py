@@ -58,6 +58,7 @@ def _run(argv: Sequence[str] | None) -> int:
     for module in (info, verify, demo, bench):
         module.add_parser(commands)
     args = parser.parse_args(argv)
+    args.arguments = list(sys.argv[1:] if argv is None else argv)
     if args.command is None:
         parser.print_help()
         return 2

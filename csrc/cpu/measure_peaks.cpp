@@ -1,0 +1,96 @@
+#include "measure_peaks.h"
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <memory>
+#include <thread>
+#include <vector>
+
+#include "isa_select.h"
+
+namespace convext {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int kRuns = 8;                       // of which the best counts
+constexpr std::int64_t kRounds = 1000 * 1000;  // of kPeakSums FMAs: a few milliseconds
+
+// Seconds from the first start to the last end of body(thread), once on each of `threads` threads
+// that wait for each other before they start.
+template <class F>
+double run_together(int threads, const F& body) {
+  std::vector<Clock::time_point> begin(static_cast<std::size_t>(threads)), end(begin.size());
+  std::atomic<int> waiting{threads};
+  const auto work = [&](int thread) {
+    --waiting;
+    while (waiting > 0) std::this_thread::yield();
+    const auto slot = static_cast<std::size_t>(thread);
+    begin[slot] = Clock::now();
+    body(thread);
+    end[slot] = Clock::now();
+  };
+  std::vector<std::thread> others;
+  for (int thread = 1; thread < threads; ++thread) others.emplace_back(work, thread);
+  work(0);
+  for (std::thread& other : others) other.join();
+  Clock::time_point first = begin[0], last = end[0];
+  for (std::size_t i = 1; i < begin.size(); ++i) {
+    if (begin[i] < first) first = begin[i];
+    if (end[i] > last) last = end[i];
+  }
+  return std::chrono::duration<double>(last - first).count();
+}
+
+// Work per second in the best of kRuns runs.
+template <class F>
+double best_rate(int threads, double work, const F& body) {
+  double best = 0;
+  for (int run = 0; run < kRuns; ++run) {
+    const double rate = work / run_together(threads, body);
+    if (rate > best) best = rate;
+  }
+  return best;
+}
+
+double fma_rate(int threads, int lanes, double (*kernel)(std::int64_t)) {
+  // Results are kept, so that no compiler can leave the work out.
+  std::vector<double> results(static_cast<std::size_t>(threads));
+  const double work = 2.0 * static_cast<double>(kRounds) * kPeakSums * lanes * threads;
+  return best_rate(threads, work, [&](int thread) {
+    results[static_cast<std::size_t>(thread)] = kernel(kRounds);
+  });
+}
+
+double copy_rate(int threads, std::int64_t buffer_bytes) {
+  const auto count = static_cast<std::size_t>(threads);
+  const std::size_t bytes = static_cast<std::size_t>(buffer_bytes) / 2 / count;
+  std::vector<std::unique_ptr<char[]>> from(count), to(count);
+  // Each thread touches its own pages first, which gives it memory nearby.
+  run_together(threads, [&](int thread) {
+    const auto slot = static_cast<std::size_t>(thread);
+    from[slot].reset(new char[bytes]);
+    to[slot].reset(new char[bytes]);
+    std::memset(from[slot].get(), 1, bytes);
+    std::memset(to[slot].get(), 1, bytes);
+  });
+  const double work = 2.0 * static_cast<double>(bytes) * threads;
+  return best_rate(threads, work, [&](int thread) {
+    const auto slot = static_cast<std::size_t>(thread);
+    std::memcpy(to[slot].get(), from[slot].get(), bytes);
+  });
+}
+
+}  // namespace
+
+Peaks measure_peaks(Isa isa, int threads, std::int64_t buffer_bytes) {
+  const IsaKernels& kernels = isa_kernels(isa);
+  Peaks peaks;
+  peaks.float32 = fma_rate(threads, kernels.f32.lanes, kernels.fma_peak_f32);
+  peaks.float64 = fma_rate(threads, kernels.f64.lanes, kernels.fma_peak_f64);
+  peaks.copy = copy_rate(threads, buffer_bytes);
+  return peaks;
+}
+
+}  // namespace convext
