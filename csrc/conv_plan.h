@@ -50,10 +50,13 @@ struct KernelInfo {
   int index = 0;     // position in the table
 };
 
+inline constexpr std::int64_t kNoLimit = INT64_MAX;
+
 struct PlanOptions {
   Isa isa = Isa::kGeneric;
   std::string force;             // "" or "[pass=]algorithm-or-kernel-name[,...]"
   bool batch_invariant = false;  // choose without looking at N
+  std::int64_t workspace_limit = kNoLimit;
 };
 
 // Expected cycles of one core (plan/cost_model.h).
@@ -73,8 +76,9 @@ struct ConvPlan {
   // Few channels: one kernel row's taps and channels, adjacent in a packed row, are one run.
   bool merged_columns = false;
   std::int64_t channel_block = 0;  // wgrad: input channels of one work item
-  std::int64_t workspace_bytes =
-      0;  // at most; packed weights or partial sums, shared by all threads
+  // At most. What a limit counts is their sum: a choice must not depend on the number of threads.
+  std::int64_t workspace_bytes = 0;         // shared: packed weights, bias or partial sums
+  std::int64_t thread_workspace_bytes = 0;  // of each thread: packed rows, tiles of results
   Cost cost;
   // Left empty unless the plan was made to be explained.
   std::string reason;
@@ -87,9 +91,16 @@ ConvPlan make_plan(const ConvProblem& problem, Pass pass, const PlanOptions& opt
 ConvPlan explain_plan(const ConvProblem& problem, Pass pass, const PlanOptions& options);
 std::string to_string(const ConvPlan& plan);
 
-// The process-wide options that ops use: CONVEXT_CPU_ISA and CONVEXT_PLAN at start, then setters.
+// The process-wide options that ops use: CONVEXT_CPU_ISA, CONVEXT_PLAN and CONVEXT_WORKSPACE_LIMIT
+// at start, then setters, which return the previous value.
 PlanOptions current_options();
-bool set_batch_invariant(bool on);                // returns the previous value
-std::string set_forced_plan(const std::string&);  // returns the previous value; validates names
+bool set_batch_invariant(bool on);
+std::string set_forced_plan(const std::string&);  // validates names
+std::int64_t set_workspace_limit(std::int64_t bytes);
+// Grows whenever an option changes.
+std::uint64_t options_version();
+
+// The plan under the current options. Valid until the thread's next call.
+const ConvPlan& current_plan(const ConvProblem& problem, Pass pass);
 
 }  // namespace convext

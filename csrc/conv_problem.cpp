@@ -166,37 +166,58 @@ ConvProblem make_conv_problem(const ConvArguments& a) {
   check_two_values("stride", a.stride);
   check_two_values("dilation", a.dilation);
   if (a.padding.size() != 4) check_two_values("padding", a.padding);
-
-  ConvProblem p;
-  p.dtype = a.dtype;
-  p.input_layout = a.input_layout;
-  p.weight_layout = a.weight_layout;
-  p.padding_mode = parse_padding_mode(a.padding_mode);
-  p.groups = a.groups;
-  p.N = a.input_size[0];
-  p.C = a.input_size[1];
-  p.H = a.input_size[2];
-  p.W = a.input_size[3];
-  p.K = a.weight_size[0];
-  p.R = a.weight_size[2];
-  p.S = a.weight_size[3];
-  p.stride_h = a.stride[0];
-  p.stride_w = a.stride[1];
-  p.dilation_h = a.dilation[0];
-  p.dilation_w = a.dilation[1];
+  Geometry g;
+  g.padding_mode = parse_padding_mode(a.padding_mode);
+  g.groups = a.groups;
+  g.stride_h = a.stride[0];
+  g.stride_w = a.stride[1];
+  g.dilation_h = a.dilation[0];
+  g.dilation_w = a.dilation[1];
   if (a.padding.size() == 2) {
-    p.pad_top = p.pad_bottom = a.padding[0];
-    p.pad_left = p.pad_right = a.padding[1];
+    g.pad_top = g.pad_bottom = a.padding[0];
+    g.pad_left = g.pad_right = a.padding[1];
   } else {
-    p.pad_left = a.padding[0];
-    p.pad_right = a.padding[1];
-    p.pad_top = a.padding[2];
-    p.pad_bottom = a.padding[3];
+    g.pad_left = a.padding[0];
+    g.pad_right = a.padding[1];
+    g.pad_top = a.padding[2];
+    g.pad_bottom = a.padding[3];
   }
+  const auto four = [](const std::vector<std::int64_t>& v) {
+    return Size4{v[0], v[1], v[2], v[3]};
+  };
+  return make_conv_problem(four(a.input_size), four(a.weight_size), g, a.dtype, a.input_layout,
+                           a.weight_layout);
+}
+
+ConvProblem make_conv_problem(const Size4& input_size, const Size4& weight_size, const Geometry& g,
+                              DType dtype, Layout input_layout, Layout weight_layout) {
+  ConvProblem p;
+  p.dtype = dtype;
+  p.input_layout = input_layout;
+  p.weight_layout = weight_layout;
+  p.padding_mode = g.padding_mode;
+  p.groups = g.groups;
+  p.N = input_size[0];
+  p.C = input_size[1];
+  p.H = input_size[2];
+  p.W = input_size[3];
+  p.K = weight_size[0];
+  p.R = weight_size[2];
+  p.S = weight_size[3];
+  p.stride_h = g.stride_h;
+  p.stride_w = g.stride_w;
+  p.dilation_h = g.dilation_h;
+  p.dilation_w = g.dilation_w;
+  p.pad_top = g.pad_top;
+  p.pad_bottom = g.pad_bottom;
+  p.pad_left = g.pad_left;
+  p.pad_right = g.pad_right;
+  const auto input_text = [&] { return format_sizes({input_size.begin(), input_size.end()}); };
+  const auto weight_text = [&] { return format_sizes({weight_size.begin(), weight_size.end()}); };
 
   if (p.N < 0 || p.C < 0 || p.H < 0 || p.W < 0 || p.K < 0) {
-    fail("sizes must not be negative, but got input of size " + format_sizes(a.input_size) +
-         " and weight of size " + format_sizes(a.weight_size));
+    fail("sizes must not be negative, but got input of size " + input_text() +
+         " and weight of size " + weight_text());
   }
   if (p.groups <= 0) fail("non-positive groups is not supported");
   if (p.pad_top < 0 || p.pad_bottom < 0 || p.pad_left < 0 || p.pad_right < 0) {
@@ -205,33 +226,31 @@ ConvProblem make_conv_problem(const ConvArguments& a) {
   if (p.stride_h <= 0 || p.stride_w <= 0) fail("non-positive stride is not supported");
   if (p.dilation_h <= 0 || p.dilation_w <= 0) {  // torch has both sentences
     fail("non-positive dilation is not supported: dilation should be greater than zero, but got " +
-         format_sizes(a.dilation));
+         format_sizes({p.dilation_h, p.dilation_w}));
   }
   if (p.R <= 0 || p.S <= 0) {
-    fail("kernel size must be positive, but got weight of size " + format_sizes(a.weight_size));
+    fail("kernel size must be positive, but got weight of size " + weight_text());
   }
   if (p.R > INT32_MAX / p.S) {  // the pointer table counts taps in 32 bits
-    fail("kernel size is too large, got weight of size " + format_sizes(a.weight_size));
+    fail("kernel size is too large, got weight of size " + weight_text());
   }
 
-  std::ostringstream given;
-  given << "Given groups=" << p.groups << ", ";
+  const auto given = [&] { return "Given groups=" + std::to_string(p.groups) + ", "; };
   if (p.K < p.groups) {
-    fail(given.str() + "expected weight to be at least " + std::to_string(p.groups) +
-         " at dimension 0, but got weight of size " + format_sizes(a.weight_size) + " instead");
+    fail(given() + "expected weight to be at least " + std::to_string(p.groups) +
+         " at dimension 0, but got weight of size " + weight_text() + " instead");
   }
   if (p.K % p.groups != 0) {
-    fail(given.str() + "expected weight to be divisible by " + std::to_string(p.groups) +
-         " at dimension 0, but got weight of size [" + format_sizes(a.weight_size) + "] instead");
+    fail(given() + "expected weight to be divisible by " + std::to_string(p.groups) +
+         " at dimension 0, but got weight of size [" + weight_text() + "] instead");
   }
   const std::int64_t expected_channels =
-      checked_mul(a.weight_size[1], p.groups, "weight.size(1) * groups");
+      checked_mul(weight_size[1], p.groups, "weight.size(1) * groups");
   if (p.C != expected_channels) {
     std::ostringstream out;
-    out << "weight of size " << format_sizes(a.weight_size) << ", expected input"
-        << format_sizes(a.input_size) << " to have " << expected_channels << " channels, but got "
-        << p.C << " channels instead";
-    fail(given.str() + out.str());
+    out << "weight of size " << weight_text() << ", expected input" << input_text() << " to have "
+        << expected_channels << " channels, but got " << p.C << " channels instead";
+    fail(given() + out.str());
   }
 
   const Axis h = make_axis(p.H, p.pad_top, p.pad_bottom, p.R, p.dilation_h);
@@ -245,7 +264,7 @@ ConvProblem make_conv_problem(const ConvArguments& a) {
   }
   if ((p.H == 0 || p.W == 0) && p.N != 0 && p.C != 0) {
     fail("Only zero batch or zero channel inputs are supported, but got input shape: " +
-         format_sizes(a.input_size));
+         input_text());
   }
   if (p.H > 0 && p.W > 0) check_mode_limits(p);
   p.P = (h.padded - h.effective) / p.stride_h + 1;
@@ -258,9 +277,76 @@ ConvProblem make_conv_problem(const ConvArguments& a) {
     for (std::int64_t extent : extents) bytes = checked_mul(bytes, extent ? extent : 1, what);
   };
   check_size("the input", {p.N, p.C, p.H, p.W});
-  check_size("the weight", {p.K, a.weight_size[1], p.R, p.S});
+  check_size("the weight", {p.K, weight_size[1], p.R, p.S});
   check_size("the output", {p.N, p.K, p.P, p.Q});
   return p;
+}
+
+bool operator==(const ConvProblem& a, const ConvProblem& b) {
+  // P and Q follow from the rest.
+  return a.N == b.N && a.C == b.C && a.H == b.H && a.W == b.W && a.K == b.K && a.R == b.R &&
+         a.S == b.S && a.pad_top == b.pad_top && a.pad_bottom == b.pad_bottom &&
+         a.pad_left == b.pad_left && a.pad_right == b.pad_right && a.stride_h == b.stride_h &&
+         a.stride_w == b.stride_w && a.dilation_h == b.dilation_h && a.dilation_w == b.dilation_w &&
+         a.groups == b.groups && a.padding_mode == b.padding_mode && a.dtype == b.dtype &&
+         a.input_layout == b.input_layout && a.weight_layout == b.weight_layout;
+}
+
+std::size_t hash_of(const ConvProblem& p) {
+  std::uint64_t hash = 0;
+  const auto add = [&](std::int64_t value) {
+    hash = (hash ^ static_cast<std::uint64_t>(value)) * 0x9E3779B97F4A7C15u;
+    hash ^= hash >> 32;
+  };
+  // Padding, stride and dilation tell in P and Q, or are rarely all that differs.
+  for (std::int64_t value : {p.N, p.C, p.H, p.W, p.K, p.R, p.S, p.P, p.Q, p.groups}) add(value);
+  add(static_cast<int>(p.dtype) * 9 + static_cast<int>(p.input_layout) * 3 +
+      static_cast<int>(p.weight_layout));
+  return hash;
+}
+
+namespace {
+
+constexpr int kPaddingBits = 7, kStrideBits = 5, kGroupsBits = 12, kModeBits = 2;
+
+}  // namespace
+
+std::int64_t pack_geometry(const Geometry& g) {
+  std::uint64_t packed = 0;
+  bool fits = true;
+  const auto add = [&](std::int64_t value, int bits) {
+    fits = fits && value >= 0 && value >> bits == 0;
+    packed = packed << bits | static_cast<std::uint64_t>(value);
+  };
+  for (std::int64_t value : {g.pad_top, g.pad_bottom, g.pad_left, g.pad_right}) {
+    add(value, kPaddingBits);
+  }
+  for (std::int64_t value : {g.stride_h, g.stride_w, g.dilation_h, g.dilation_w}) {
+    add(value, kStrideBits);
+  }
+  add(g.groups, kGroupsBits);
+  add(static_cast<std::int64_t>(g.padding_mode), kModeBits);
+  return fits ? static_cast<std::int64_t>(packed) : -1;
+}
+
+Geometry unpack_geometry(std::int64_t value) {
+  std::uint64_t packed = static_cast<std::uint64_t>(value);
+  const auto take = [&](int bits) {  // the last that was added
+    const std::uint64_t mask = (std::uint64_t{1} << bits) - 1;
+    const std::int64_t taken = static_cast<std::int64_t>(packed & mask);
+    packed >>= bits;
+    return taken;
+  };
+  Geometry g;
+  g.padding_mode = static_cast<PaddingMode>(take(kModeBits));
+  g.groups = take(kGroupsBits);
+  for (std::int64_t* value : {&g.dilation_w, &g.dilation_h, &g.stride_w, &g.stride_h}) {
+    *value = take(kStrideBits);
+  }
+  for (std::int64_t* value : {&g.pad_right, &g.pad_left, &g.pad_bottom, &g.pad_top}) {
+    *value = take(kPaddingBits);
+  }
+  return g;
 }
 
 void check_bias(const ConvProblem& problem, const std::vector<std::int64_t>& weight_size,

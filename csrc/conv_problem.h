@@ -36,6 +36,17 @@ struct ConvArguments {
   Layout weight_layout = Layout::kContiguous;
 };
 
+// What a convolution does, whatever the tensors: the operators' lists, checked for length only.
+struct Geometry {
+  std::int64_t stride_h = 1, stride_w = 1;
+  std::int64_t pad_top = 0, pad_bottom = 0, pad_left = 0, pad_right = 0;
+  std::int64_t dilation_h = 1, dilation_w = 1;
+  std::int64_t groups = 1;
+  PaddingMode padding_mode = PaddingMode::kZeros;
+};
+
+using Size4 = std::array<std::int64_t, 4>;
+
 struct ConvProblem {
   std::int64_t N = 0, C = 0, H = 0, W = 0;
   std::int64_t K = 0, R = 0, S = 0;
@@ -58,6 +69,18 @@ struct ConvProblem {
 
 // Throws std::runtime_error, in torch's words where torch has words for it.
 ConvProblem make_conv_problem(const ConvArguments& arguments);
+ConvProblem make_conv_problem(const Size4& input_size, const Size4& weight_size,
+                              const Geometry& geometry, DType dtype, Layout input_layout,
+                              Layout weight_layout);
+
+// Whether two problems are the same in every respect.
+bool operator==(const ConvProblem& a, const ConvProblem& b);
+std::size_t hash_of(const ConvProblem& problem);
+
+// A geometry in one integer, which costs a call less than its lists; -1 for one that does not fit
+// (a padding from 128, a stride or dilation from 32, groups from 4096).
+std::int64_t pack_geometry(const Geometry& geometry);
+Geometry unpack_geometry(std::int64_t packed);
 
 // Throws std::runtime_error unless `bias_size` is [K].
 void check_bias(const ConvProblem& problem, const std::vector<std::int64_t>& weight_size,

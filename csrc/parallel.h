@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "cpu/scratch.h"
+
 namespace convext {
 
 struct Threads {
@@ -27,6 +29,7 @@ struct Threads {
     parallel_for(
         items,
         [](void* context, std::int64_t begin, std::int64_t end) {
+          const ScratchUse use;
           (*static_cast<Function*>(context))(begin, end);
         },
         const_cast<void*>(static_cast<const void*>(&body)));

@@ -25,6 +25,7 @@ void reset_kernel_runs() {
 }
 
 void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads) {
+  const ScratchUse use;
   run_counters()[plan.kernel->index].fetch_add(1, std::memory_order_relaxed);
   const ConvProblem& problem = plan.problem;
   switch (plan.kernel->algorithm) {

@@ -8,6 +8,7 @@
 #include <sstream>
 #include <stdexcept>
 
+#include "../cpu/scratch.h"
 #include "../int_math.h"
 #include "cpu_features.h"
 #include "kernel_table.h"
@@ -88,6 +89,76 @@ bool merges_columns(const ConvPlan& plan) {
          p.stride_w <= p.S;
 }
 
+// ---- workspace of each thread ------------------------------------------------------------------
+
+std::int64_t compute_bytes(const ConvProblem& p) { return p.dtype == DType::kFloat64 ? 8 : 4; }
+
+// run_indirect: packed source rows, as RowCache holds them, a tile of results, zeros.
+std::int64_t thread_bytes_pixels(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const bool forward = plan.pass == Pass::kFprop;
+  const bool depthwise = plan.kernel->algorithm == Algorithm::kDepthwise;
+  const std::int64_t channels = forward ? p.C : p.K;
+  const std::int64_t rows = forward ? p.H : p.P, columns = forward ? p.W : p.Q;
+  const std::int64_t packed_columns = plan.merged_columns ? (p.Q - 1) * p.stride_w + p.S : columns;
+  const std::int64_t row_bytes = packed_columns * channels * compute_bytes(p);
+  // Rows of an item: those of its pixels, times the kernel's rows and the copies of a border.
+  const std::int64_t step_w = forward ? 1 : p.stride_w, width = forward ? p.Q : p.W;
+  const std::int64_t item_rows = (plan.pixel_block - 1) / (width / step_w ? width / step_w : 1) + 2;
+  const std::int64_t pad = p.pad_top > p.pad_bottom ? p.pad_top : p.pad_bottom;
+  const std::int64_t copies =
+      forward || p.padding_mode == PaddingMode::kZeros ? 1 : 3 + pad / p.stride_h;
+  std::int64_t cached = (512 << 10) / (row_bytes + 1);
+  if (cached < item_rows * p.R * copies) cached = item_rows * p.R * copies;
+  if (cached > rows) cached = rows;
+  const bool in_place = forward && !plan.merged_columns && p.dtype != DType::kBFloat16 &&
+                        p.dtype != DType::kFloat16 &&
+                        (p.input_layout == Layout::kChannelsLast || channels == 1);
+  const std::int64_t tile_width = depthwise ? p.C : plan.kernel->nr;
+  const std::int64_t zeros = plan.merged_columns ? p.S * channels : channels;
+  return (in_place ? 0 : cached * row_bytes) +
+         (plan.pixel_block * tile_width + zeros) * compute_bytes(p);
+}
+
+// run_im2col: columns and a tile of results.
+std::int64_t thread_bytes_im2col(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  return (plan.pixel_block * p.channels_per_group() * p.taps() +
+          plan.kernel->mr * plan.kernel->nr) *
+         compute_bytes(p);
+}
+
+// run_wgrad: packed rows of the input and of the gradient, for a block of output rows.
+std::int64_t thread_bytes_wgrad(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const bool depthwise = plan.kernel->algorithm == Algorithm::kDepthwise;
+  constexpr std::int64_t kBlockPixels = 256;
+  const std::int64_t block_rows = clamp(kBlockPixels / p.Q, 1, ceil_div(p.N * p.P, plan.splits));
+  const std::int64_t nr = plan.kernel->nr;
+  const std::int64_t span = (p.Q - 1) * p.stride_w + (p.S - 1) * p.dilation_w + 1;
+  const bool shared = plan.merged_columns || span <= p.Q * p.S;
+  const std::int64_t columns = shared ? span : p.Q * p.S;
+  const std::int64_t lanes =
+      depthwise ? round_up(p.C, nr)
+      : plan.merged_columns
+          ? p.channels_per_group()
+          : round_up(plan.channel_block < p.channels_per_group() ? plan.channel_block
+                                                                 : p.channels_per_group(),
+                     nr);
+  const std::int64_t outputs = depthwise ? round_up(p.C, nr) : p.outputs_per_group();
+  return (block_rows * p.R * columns * lanes + nr + outputs * (block_rows * p.Q + nr)) *
+         compute_bytes(p);
+}
+
+// run_rowsum: packed pixels of the gradient.
+std::int64_t thread_bytes_rowsum(const ConvPlan& plan) {
+  constexpr std::int64_t kPiece = 256;
+  const ConvProblem& p = plan.problem;
+  return (p.Q < kPiece ? p.Q : kPiece) * round_up(p.K, plan.kernel->nr) * compute_bytes(p);
+}
+
+// ---- blocking ----------------------------------------------------------------------------------
+
 // How weight grad and bias grad split their sums: by shape alone, never by threads. A small weight
 // is summed in up to 16 chunks of output rows, each with a copy of the weight; a large one instead
 // is cut by input channels, and its rows stay in one chunk.
@@ -117,6 +188,7 @@ void block_wgrad(ConvPlan* plan) {
     if (plan->channel_block < smallest) plan->channel_block = smallest;
   }
   plan->workspace_bytes = plan->splits * copy * element;
+  plan->thread_workspace_bytes = thread_bytes_wgrad(*plan);
 }
 
 void block_bgrad(ConvPlan* plan) {
@@ -124,6 +196,7 @@ void block_bgrad(ConvPlan* plan) {
   const std::int64_t rows = p.N * p.P;
   plan->splits = clamp(rows * p.Q / 1024, 1, 16 < rows ? 16 : rows);
   plan->workspace_bytes = plan->splits * round_up(p.K, plan->kernel->nr) * 8;
+  plan->thread_workspace_bytes = thread_bytes_rowsum(*plan);
 }
 
 void block_pixels(ConvPlan* plan) {
@@ -134,7 +207,9 @@ void block_pixels(ConvPlan* plan) {
   const bool forward = plan->pass == Pass::kFprop;
   const std::int64_t lanes = forward ? p.outputs_per_group() : p.channels_per_group();
   const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
-  plan->workspace_bytes = p.taps() * element * p.groups * round_up(lanes, plan->kernel->nr) * depth;
+  plan->workspace_bytes =
+      (p.taps() * depth + 1) * p.groups * round_up(lanes, plan->kernel->nr) * element;
+  plan->thread_workspace_bytes = thread_bytes_pixels(*plan);
 }
 
 // A work item is one row.
@@ -170,7 +245,9 @@ void block_im2col(ConvPlan* plan) {
   const std::int64_t panel = p.channels_per_group() * p.taps() * plan->kernel->nr * element;
   plan->pixel_block = plan->kernel->nr * clamp((256 << 10) / panel, 1, 8);
   const bool weights_in_place = p.dtype == DType::kFloat32 || p.dtype == DType::kFloat64;
-  plan->workspace_bytes = weights_in_place ? 0 : p.K * p.channels_per_group() * p.taps() * element;
+  const std::int64_t weights = p.K * p.channels_per_group() * p.taps();
+  plan->workspace_bytes = ((weights_in_place ? 0 : weights) + p.K) * element;
+  plan->thread_workspace_bytes = thread_bytes_im2col(*plan);
 }
 
 // A block of tiles, transformed and multiplied, is to stay in the second-level cache; but it needs
@@ -186,34 +263,68 @@ void block_winograd(ConvPlan* plan) {
   plan->workspace_bytes = points * p.groups * round_up(lanes, plan->kernel->nr) * depth * element;
 }
 
-std::mutex options_mutex;
-std::string& forced_plan_storage() {
-  static std::string value = [] {
+// ---- options -----------------------------------------------------------------------------------
+
+std::int64_t limit_of_environment() {
+  const char* text = std::getenv("CONVEXT_WORKSPACE_LIMIT");
+  if (text == nullptr || *text == '\0') return kNoLimit;
+  const std::string digits = text;
+  try {
+    if (digits.find_first_not_of("0123456789") == std::string::npos) return std::stoll(digits);
+  } catch (const std::out_of_range&) {
+  }
+  throw std::runtime_error(
+      "CONVEXT_WORKSPACE_LIMIT must be a number of bytes, a non-negative integer of 64 bits, but "
+      "got '" +
+      digits + "'");
+}
+
+struct Options {
+  std::mutex mutex;
+  std::string force;
+  bool batch_invariant = false;
+  std::int64_t workspace_limit;
+  std::atomic<std::uint64_t> version{1};
+
+  Options() : workspace_limit(limit_of_environment()) {
     const char* text = std::getenv("CONVEXT_PLAN");
-    const std::string spec = text ? text : "";
-    validate_force(spec);
-    return spec;
-  }();
+    force = text ? text : "";
+    validate_force(force);
+    bound_scratch(workspace_limit);
+  }
+};
+
+Options& options() {
+  static Options instance;
+  return instance;
+}
+
+// Sets one of the options and tells what it was.
+template <class T>
+T exchange_option(T Options::* option, T value) {
+  Options& all = options();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  std::swap(all.*option, value);
+  all.version.fetch_add(1, std::memory_order_release);
   return value;
 }
-std::atomic<bool> batch_invariant_flag{false};
 
 void block(ConvPlan* plan) {
   if (plan->problem.is_empty()) return;
   plan->merged_columns = merges_columns(*plan);
+  const bool weight_grad = plan->pass == Pass::kWgrad;
   switch (plan->kernel->algorithm) {
     case Algorithm::kReference: return;
-    case Algorithm::kIndirect: return block_pixels(plan);
-    case Algorithm::kIm2col: return block_im2col(plan);
+    case Algorithm::kIndirect: block_pixels(plan); break;
+    case Algorithm::kIm2col: block_im2col(plan); break;
     case Algorithm::kWinograd2:
-    case Algorithm::kWinograd4: return block_winograd(plan);
-    case Algorithm::kDepthwise:
-      return plan->pass == Pass::kWgrad ? block_wgrad(plan) : block_strips(plan);
-    case Algorithm::kPointwise: return block_pointwise(plan);
+    case Algorithm::kWinograd4: block_winograd(plan); break;
+    case Algorithm::kDepthwise: weight_grad ? block_wgrad(plan) : block_strips(plan); break;
+    case Algorithm::kPointwise: block_pointwise(plan); break;
     case Algorithm::kDot:
-    case Algorithm::kAxpy: return block_few_pixels(plan);
-    case Algorithm::kOuter: return block_wgrad(plan);
-    case Algorithm::kRowsum: return block_bgrad(plan);
+    case Algorithm::kAxpy: block_few_pixels(plan); break;
+    case Algorithm::kOuter: block_wgrad(plan); break;
+    case Algorithm::kRowsum: block_bgrad(plan); break;
   }
 }
 
@@ -224,6 +335,11 @@ ConvPlan blocked_plan(const ConvProblem& problem, Pass pass, const KernelInfo& k
   plan.kernel = &kernel;
   block(&plan);
   return plan;
+}
+
+// What a limit counts.
+std::int64_t limited_bytes(const ConvPlan& plan) {
+  return plan.workspace_bytes + plan.thread_workspace_bytes;
 }
 
 [[noreturn]] void raise_no_kernel(const ConvProblem& problem, Pass pass, const Force& force,
@@ -275,6 +391,17 @@ ConvPlan choose(const ConvProblem& problem, Pass pass, const PlanOptions& option
       if (explain) refusals.refused.emplace_back(kernel->name, why);
       continue;
     }
+    if (options.workspace_limit != kNoLimit) {
+      const std::int64_t bytes = limited_bytes(blocked_plan(problem, pass, *kernel));
+      if (bytes > options.workspace_limit) {
+        if (explain) {
+          refusals.refused.emplace_back(kernel->name, "needs " + std::to_string(bytes) +
+                                                          " bytes of workspace, the limit is " +
+                                                          std::to_string(options.workspace_limit));
+        }
+        continue;
+      }
+    }
     const Cost cost = kernel_cost(*kernel)(blocked_plan(costed, pass, *kernel));
     if (explain) candidates.emplace_back(kernel, cost);
     if (best == nullptr || cost.total() < best_cost.total()) {
@@ -324,27 +451,36 @@ std::string to_string(const ConvPlan& plan) {
   }
   out << "\n  expected: " << plan.cost.multiply / 1e3 << " kilocycles multiplying, "
       << plan.cost.move / 1e3 << " packing, " << plan.cost.memory / 1e3 << " for memory";
-  out << "\n  workspace: " << plan.workspace_bytes << " bytes";
+  out << "\n  workspace: " << plan.workspace_bytes << " bytes, and " << plan.thread_workspace_bytes
+      << " of each thread";
   return out.str();
 }
 
 PlanOptions current_options() {
   static const Isa isa = active_isa();
-  PlanOptions options;
-  options.isa = isa;
-  options.batch_invariant = batch_invariant_flag.load(std::memory_order_relaxed);
-  const std::lock_guard<std::mutex> lock(options_mutex);
-  options.force = forced_plan_storage();
-  return options;
+  Options& all = options();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  PlanOptions current;
+  current.isa = isa;
+  current.force = all.force;
+  current.batch_invariant = all.batch_invariant;
+  current.workspace_limit = all.workspace_limit;
+  return current;
 }
 
-bool set_batch_invariant(bool on) { return batch_invariant_flag.exchange(on); }
+std::uint64_t options_version() { return options().version.load(std::memory_order_acquire); }
+
+bool set_batch_invariant(bool on) { return exchange_option(&Options::batch_invariant, on); }
 
 std::string set_forced_plan(const std::string& spec) {
   validate_force(spec);
-  const std::lock_guard<std::mutex> lock(options_mutex);
-  std::string previous = forced_plan_storage();
-  forced_plan_storage() = spec;
+  return exchange_option(&Options::force, spec);
+}
+
+std::int64_t set_workspace_limit(std::int64_t bytes) {
+  const std::int64_t previous = exchange_option(&Options::workspace_limit, bytes);
+  bound_scratch(bytes);
+  if (bytes < previous) free_scratch();
   return previous;
 }
 

@@ -2,11 +2,15 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <optional>
+
 #include "../conv_plan.h"
 #include "../cpu/measure_peaks.h"
+#include "../cpu/scratch.h"
 #include "../plan/cpu_features.h"
 #include "../plan/kernel_table.h"
 #include "../run.h"
+#include "short_ways.h"
 
 namespace py = pybind11;
 
@@ -162,6 +166,7 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("channel_block", &ConvPlan::channel_block)
       .def_readonly("splits", &ConvPlan::splits)
       .def_readonly("workspace_bytes", &ConvPlan::workspace_bytes)
+      .def_readonly("thread_workspace_bytes", &ConvPlan::thread_workspace_bytes)
       .def_property_readonly("cycles",
                              [](const ConvPlan& p) {
                                py::dict cycles;
@@ -193,6 +198,22 @@ PYBIND11_MODULE(_C, m) {
   m.def("batch_invariant", [] { return convext::current_options().batch_invariant; });
   m.def("set_forced_plan", &convext::set_forced_plan, py::arg("spec"));
   m.def("forced_plan", [] { return convext::current_options().force; });
+  // None: no limit.
+  using Limit = std::optional<std::int64_t>;
+  const auto as_limit = [](std::int64_t bytes) {
+    return bytes == convext::kNoLimit ? Limit() : Limit(bytes);
+  };
+  m.def(
+      "set_workspace_limit",
+      [as_limit](Limit bytes) {
+        return as_limit(convext::set_workspace_limit(bytes.value_or(convext::kNoLimit)));
+      },
+      py::arg("bytes"));
+  m.def("workspace_limit",
+        [as_limit] { return as_limit(convext::current_options().workspace_limit); });
+  m.def("held_workspace", &convext::held_scratch);
+  m.def("free_workspace", &convext::free_scratch);
+  add_short_ways(m);
   m.def("kernel_runs", [] {
     py::dict runs;
     for (const convext::KernelInfo& kernel : convext::kernel_table()) {

@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "../cpu/scratch.h"
 #include "../half.h"
 #include "../run.h"
 
@@ -68,15 +69,17 @@ TensorView view_at(void* data, const Tensor& tensor, DType dtype) {
   TensorView view;
   view.data = data;
   view.dtype = dtype;
-  if (tensor.dim() == 1) {  // a bias, as 1 x K x 1 x 1
+  const auto size = tensor.sizes();
+  const auto stride = tensor.strides();
+  if (size.size() == 1) {  // a bias, as 1 x K x 1 x 1
     view.size[0] = view.size[2] = view.size[3] = 1;
-    view.size[1] = tensor.size(0);
-    view.stride[1] = tensor.stride(0);
+    view.size[1] = size[0];
+    view.stride[1] = stride[0];
     return view;
   }
   for (int i = 0; i < 4; ++i) {
-    view.size[i] = tensor.size(i);
-    view.stride[i] = tensor.stride(i);
+    view.size[i] = size[i];
+    view.stride[i] = stride[i];
   }
   return view;
 }
@@ -113,10 +116,50 @@ bool suggests_channels_last(const Tensor& tensor) {
   return true;
 }
 
-Tensor allocate(const std::array<std::int64_t, 4>& size, ScalarType type, bool channels_last) {
-  return torch::stable::empty(
-      {size.data(), size.size()}, type, std::nullopt, std::nullopt, std::nullopt,
-      channels_last ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous);
+std::int32_t type_number(const Tensor& tensor) {
+  std::int32_t number;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(tensor.get(), &number));
+  return number;
+}
+
+constexpr std::int64_t kAdvisedBytes = std::int64_t{4} << 20;
+
+// A large result is fresh memory, as a rule: its pages come when the kernel first writes to them,
+// and large ones come many times faster. On memory that is there already the advice does nothing.
+void advise_new(const Tensor& tensor) {
+  std::int64_t bytes;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_storage_size(tensor.get(), &bytes));
+  if (bytes >= kAdvisedBytes) {
+    advise_huge_pages(tensor.mutable_data_ptr(), static_cast<std::size_t>(bytes));
+  }
+}
+
+// A new tensor of the type that has torch's number `type`. Straight from the allocator: the
+// dispatcher would cost more than the rest of a small convolution's preparations.
+Tensor allocate(const std::array<std::int64_t, 4>& size, std::int32_t type, bool channels_last) {
+  const auto [n, c, h, w] = size;
+  const auto at_least_1 = [](std::int64_t extent) { return extent > 1 ? extent : 1; };
+  std::int64_t stride[4] = {c * h * w, 1, c * w, c};
+  if (!channels_last) {
+    stride[3] = 1;
+    stride[2] = at_least_1(w);
+    stride[1] = stride[2] * at_least_1(h);
+    stride[0] = stride[1] * at_least_1(c);
+  }
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(4, size.data(), stride, type,
+                                                         aoti_torch_device_type_cpu(), 0, &handle));
+  const Tensor tensor(handle);
+  advise_new(tensor);
+  return tensor;
+}
+
+Tensor allocate_vector(std::int64_t size, std::int32_t type) {
+  constexpr std::int64_t kStride = 1;
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(1, &size, &kStride, type, aoti_torch_device_type_cpu(), 0, &handle));
+  return Tensor(handle);
 }
 
 // ---- running -----------------------------------------------------------------------------------
@@ -132,7 +175,7 @@ Threads torch_threads() {
 }
 
 void run_pass(const ConvProblem& problem, Pass pass, const ConvTensors& tensors) {
-  run_plan(make_plan(problem, pass, current_options()), tensors, torch_threads());
+  run_plan(current_plan(problem, pass), tensors, torch_threads());
 }
 
 // ---- complex numbers ---------------------------------------------------------------------------
@@ -197,8 +240,8 @@ void run_complex(ConvProblem problem, Pass pass, const ConvTensors& t, const Ten
     }
     return;
   }
-  const ScalarType sum_type =
-      problem.dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
+  const std::int32_t sum_type =
+      problem.dtype == DType::kFloat64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
   const DType sum_dtype = problem.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
   const std::array<std::int64_t, 4> size{result.size(0), result.size(1), result.size(2),
                                          result.size(3)};
@@ -249,7 +292,8 @@ void run(const ConvProblem& problem, Pass pass, const ConvTensors& tensors, bool
 
 // ---- the operators -----------------------------------------------------------------------------
 
-struct Geometry {
+// An operator's arguments as they came.
+struct Lists {
   std::vector<std::int64_t> stride, padding, dilation;
   std::int64_t groups;
   std::string padding_mode;
@@ -261,11 +305,21 @@ Layout layout_of_tensor(const Tensor& tensor) {
                            : Layout::kStrided;
 }
 
+ConvProblem problem_of(const Tensor& input, const Tensor& weight, const Lists& lists, DType dtype) {
+  return make_conv_problem({sizes_of(input), sizes_of(weight), lists.stride, lists.padding,
+                            lists.dilation, lists.groups, lists.padding_mode, dtype,
+                            layout_of_tensor(input), layout_of_tensor(weight)});
+}
+
+Size4 four_sizes(const Tensor& tensor) {
+  const auto size = tensor.sizes();
+  return {size[0], size[1], size[2], size[3]};
+}
+
 ConvProblem problem_of(const Tensor& input, const Tensor& weight, const Geometry& geometry,
                        DType dtype) {
-  return make_conv_problem({sizes_of(input), sizes_of(weight), geometry.stride, geometry.padding,
-                            geometry.dilation, geometry.groups, geometry.padding_mode, dtype,
-                            layout_of_tensor(input), layout_of_tensor(weight)});
+  return make_conv_problem(four_sizes(input), four_sizes(weight), geometry, dtype,
+                           layout_of_tensor(input), layout_of_tensor(weight));
 }
 
 void check_cpu(const Tensor& tensor, const char* argument) {
@@ -276,13 +330,30 @@ void check_cpu(const Tensor& tensor, const char* argument) {
   }
 }
 
+// The forward pass of operands that have been checked; `bias` may be null.
+Tensor forward(const ConvProblem& problem, const ElementType& type, const Tensor& input,
+               const Tensor& weight, const Tensor* bias) {
+  const bool channels_last = suggests_channels_last(input) || suggests_channels_last(weight);
+  // As in ATen, an input without channels gives an output without channels.
+  Tensor output = allocate({problem.N, problem.C ? problem.K : 0, problem.P, problem.Q},
+                           type_number(input), channels_last);
+  if (problem.is_empty()) return output;
+  ConvTensors tensors;
+  tensors.input = view_of(input, type.real);
+  tensors.weight = view_of(weight, type.real);
+  if (bias != nullptr) tensors.bias = view_of(*bias, type.real);
+  tensors.output = writable_view_of(output, type.real);
+  run(problem, Pass::kFprop, tensors, type.is_complex, output);
+  return output;
+}
+
 Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
-              const Geometry& geometry) {
+              const Lists& lists) {
   check_cpu(input, "input");
   check_cpu(weight, "weight");
   const ElementType type = element_type(input.scalar_type(), "input");
   const ElementType weight_type = element_type(weight.scalar_type(), "weight");
-  const ConvProblem problem = problem_of(input, weight, geometry, type.real);
+  const ConvProblem problem = problem_of(input, weight, lists, type.real);
   if (bias) {
     check_cpu(*bias, "bias");
     check_bias(problem, sizes_of(weight), sizes_of(*bias));
@@ -295,40 +366,36 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Ten
     fail(std::string("expected scalar type ") + type.c10_name + " but found " +
          weight_type.c10_name + ": input and weight must have the same dtype");
   }
-  const bool channels_last = suggests_channels_last(input) || suggests_channels_last(weight);
-  // As in ATen, an input without channels gives an output without channels.
-  Tensor output = allocate({problem.N, problem.C ? problem.K : 0, problem.P, problem.Q},
-                           input.scalar_type(), channels_last);
-  if (problem.is_empty()) return output;
-  ConvTensors tensors;
-  tensors.input = view_of(input, type.real);
-  tensors.weight = view_of(weight, type.real);
-  if (bias) tensors.bias = view_of(*bias, type.real);
-  tensors.output = writable_view_of(output, type.real);
-  run(problem, Pass::kFprop, tensors, type.is_complex, output);
-  return output;
+  return forward(problem, type, input, weight, bias ? &*bias : nullptr);
 }
 
-std::array<Tensor, 3> conv2d_backward(const Tensor& grad_output, const Tensor& input,
-                                      const Tensor& weight, const Geometry& geometry,
-                                      const std::array<bool, 3>& output_mask) {
-  check_cpu(grad_output, "grad_output");
-  check_cpu(input, "input");
-  check_cpu(weight, "weight");
-  const ElementType type = element_type(input.scalar_type(), "input");
-  const ConvProblem problem = problem_of(input, weight, geometry, type.real);
-  if (weight.scalar_type() != input.scalar_type() ||
-      grad_output.scalar_type() != input.scalar_type()) {
+// Whether nothing about the operands is unusual; what is, conv2d has words for.
+bool is_usual(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias) {
+  const std::int32_t type = type_number(input);
+  if (type != aoti_torch_dtype_float32() && type != aoti_torch_dtype_float64() &&
+      type != aoti_torch_dtype_bfloat16() && type != aoti_torch_dtype_float16()) {
+    return false;
+  }
+  return type_number(weight) == type && input.dim() == 4 && weight.dim() == 4 &&
+         (!bias || (type_number(*bias) == type && bias->dim() == 1 &&
+                    bias->sizes()[0] == weight.sizes()[0]));
+}
+
+std::array<Tensor, 3> backward(const ConvProblem& problem, const ElementType& type,
+                               const Tensor& grad_output, const Tensor& input, const Tensor& weight,
+                               const std::array<bool, 3>& output_mask) {
+  const std::int32_t number = type_number(input);
+  if (type_number(weight) != number || type_number(grad_output) != number) {
     fail(std::string("expected scalar type ") + type.c10_name + " but found " +
          element_type(weight.scalar_type(), "weight").c10_name + " (weight) and " +
          element_type(grad_output.scalar_type(), "grad_output").c10_name +
          " (grad_output): all must have input's dtype");
   }
-  const std::int64_t K = problem.C ? problem.K : 0;
-  const std::vector<std::int64_t> expected{problem.N, K, problem.P, problem.Q};
-  if (sizes_of(grad_output) != expected) {
-    fail("convext::conv2d_backward: expected grad_output of size " + format_sizes(expected) +
-         ", but got " + format_sizes(sizes_of(grad_output)));
+  const Size4 expected{problem.N, problem.C ? problem.K : 0, problem.P, problem.Q};
+  if (grad_output.dim() != 4 || four_sizes(grad_output) != expected) {
+    fail("convext::conv2d_backward: expected grad_output of size " +
+         format_sizes({expected.begin(), expected.end()}) + ", but got " +
+         format_sizes(sizes_of(grad_output)));
   }
   const bool channels_last = suggests_channels_last(input) || suggests_channels_last(weight);
   std::array<Tensor, 3> gradients;
@@ -341,8 +408,7 @@ std::array<Tensor, 3> conv2d_backward(const Tensor& grad_output, const Tensor& i
     return problem.is_empty();
   };
   if (output_mask[0]) {
-    gradients[0] =
-        allocate({problem.N, problem.C, problem.H, problem.W}, input.scalar_type(), channels_last);
+    gradients[0] = allocate(four_sizes(input), number, channels_last);
     if (!zero_if_empty(gradients[0])) {
       ConvTensors t = tensors;
       t.input = writable_view_of(gradients[0], type.real);
@@ -350,8 +416,7 @@ std::array<Tensor, 3> conv2d_backward(const Tensor& grad_output, const Tensor& i
     }
   }
   if (output_mask[1]) {
-    gradients[1] = allocate({problem.K, weight.size(1), problem.R, problem.S}, input.scalar_type(),
-                            channels_last);
+    gradients[1] = allocate(four_sizes(weight), number, channels_last);
     if (!zero_if_empty(gradients[1])) {
       ConvTensors t = tensors;
       t.weight = writable_view_of(gradients[1], type.real);
@@ -359,7 +424,7 @@ std::array<Tensor, 3> conv2d_backward(const Tensor& grad_output, const Tensor& i
     }
   }
   if (output_mask[2]) {
-    gradients[2] = torch::stable::empty({&problem.K, 1}, input.scalar_type());
+    gradients[2] = allocate_vector(problem.K, number);
     if (!zero_if_empty(gradients[2])) {
       ConvTensors t = tensors;
       t.bias = writable_view_of(gradients[2], type.real);
@@ -367,6 +432,18 @@ std::array<Tensor, 3> conv2d_backward(const Tensor& grad_output, const Tensor& i
     }
   }
   return gradients;
+}
+
+template <class GeometryOrLists>
+std::array<Tensor, 3> conv2d_backward(const Tensor& grad_output, const Tensor& input,
+                                      const Tensor& weight, const GeometryOrLists& geometry,
+                                      const std::array<bool, 3>& output_mask) {
+  check_cpu(grad_output, "grad_output");
+  check_cpu(input, "input");
+  check_cpu(weight, "weight");
+  const ElementType type = element_type(input.scalar_type(), "input");
+  return backward(problem_of(input, weight, geometry, type.real), type, grad_output, input, weight,
+                  output_mask);
 }
 
 // ---- boxing ------------------------------------------------------------------------------------
@@ -386,34 +463,59 @@ std::string take_string(StableIValue value) {
   return text;
 }
 
-Geometry take_geometry(const StableIValue* stack) {
+Lists take_lists(const StableIValue* stack) {
   // Every value is taken, so that all of them are freed whatever happens next.
-  Geometry geometry;
-  geometry.stride = to<std::vector<std::int64_t>>(stack[0]);
-  geometry.padding = to<std::vector<std::int64_t>>(stack[1]);
-  geometry.dilation = to<std::vector<std::int64_t>>(stack[2]);
-  geometry.groups = to<std::int64_t>(stack[3]);
-  geometry.padding_mode = take_string(stack[4]);
-  return geometry;
+  Lists lists;
+  lists.stride = to<std::vector<std::int64_t>>(stack[0]);
+  lists.padding = to<std::vector<std::int64_t>>(stack[1]);
+  lists.dilation = to<std::vector<std::int64_t>>(stack[2]);
+  lists.groups = to<std::int64_t>(stack[3]);
+  lists.padding_mode = take_string(stack[4]);
+  return lists;
 }
 
 void boxed_conv2d(StableIValue* stack, std::uint64_t, std::uint64_t) {
   const Tensor input = to<Tensor>(stack[0]);
   const Tensor weight = to<Tensor>(stack[1]);
   const std::optional<Tensor> bias = to<std::optional<Tensor>>(stack[2]);
-  const Geometry geometry = take_geometry(stack + 3);
-  stack[0] = from(conv2d(input, weight, bias, geometry));
+  const Lists lists = take_lists(stack + 3);
+  stack[0] = from(conv2d(input, weight, bias, lists));
 }
 
 void boxed_conv2d_backward(StableIValue* stack, std::uint64_t, std::uint64_t) {
   const Tensor grad_output = to<Tensor>(stack[0]);
   const Tensor input = to<Tensor>(stack[1]);
   const Tensor weight = to<Tensor>(stack[2]);
-  const Geometry geometry = take_geometry(stack + 3);
+  const Lists lists = take_lists(stack + 3);
   const std::vector<bool> mask = to<std::vector<bool>>(stack[8]);
   if (mask.size() != 3) fail("convext::conv2d_backward: output_mask must hold 3 values");
   const std::array<Tensor, 3> gradients =
-      conv2d_backward(grad_output, input, weight, geometry, {mask[0], mask[1], mask[2]});
+      conv2d_backward(grad_output, input, weight, lists, {mask[0], mask[1], mask[2]});
+  for (int i = 0; i < 3; ++i) stack[i] = from(gradients[i]);
+}
+
+void boxed_short_conv2d(StableIValue* stack, std::uint64_t, std::uint64_t) {
+  const Tensor input = to<Tensor>(stack[0]);
+  const Tensor weight = to<Tensor>(stack[1]);
+  const std::optional<Tensor> bias = to<std::optional<Tensor>>(stack[2]);
+  const Geometry geometry = unpack_geometry(to<std::int64_t>(stack[3]));
+  if (!is_usual(input, weight, bias)) {
+    stack[0] = from(Tensor());
+    return;
+  }
+  const ElementType type = element_type(input.scalar_type(), "input");
+  const ConvProblem problem = problem_of(input, weight, geometry, type.real);
+  stack[0] = from(forward(problem, type, input, weight, bias ? &*bias : nullptr));
+}
+
+void boxed_short_conv2d_backward(StableIValue* stack, std::uint64_t, std::uint64_t) {
+  const Tensor grad_output = to<Tensor>(stack[0]);
+  const Tensor input = to<Tensor>(stack[1]);
+  const Tensor weight = to<Tensor>(stack[2]);
+  const Geometry geometry = unpack_geometry(to<std::int64_t>(stack[3]));
+  const std::int64_t mask = to<std::int64_t>(stack[4]);
+  const std::array<Tensor, 3> gradients = conv2d_backward(
+      grad_output, input, weight, geometry, {(mask & 1) != 0, (mask & 2) != 0, (mask & 4) != 0});
   for (int i = 0; i < 3; ++i) stack[i] = from(gradients[i]);
 }
 
@@ -423,4 +525,6 @@ void boxed_conv2d_backward(StableIValue* stack, std::uint64_t, std::uint64_t) {
 STABLE_TORCH_LIBRARY_IMPL(convext, CPU, m) {
   m.impl("conv2d", &convext::boxed_conv2d);
   m.impl("conv2d_backward", &convext::boxed_conv2d_backward);
+  m.impl("_conv2d", &convext::boxed_short_conv2d);
+  m.impl("_conv2d_backward", &convext::boxed_short_conv2d_backward);
 }

@@ -44,13 +44,14 @@ from torch._C import (
     _len_torch_dispatch_stack,
     _len_torch_function_stack,
 )
+from torch._C._autograd import _profiler_enabled
 from torch._C._functorch import peek_interpreter_stack
 from torch._prims_common import suggest_memory_format
 from torch.autograd import forward_ad
 from torch.nn import Parameter
 from torch.utils.flop_counter import register_flop_formula
 
-from . import _aten, _vmap
+from . import _C, _aten, _vmap
 from ._aten import Grads
 
 logger = logging.getLogger("convext")
@@ -58,26 +59,34 @@ logger = logging.getLogger("convext")
 _conv2d_op: Callable[..., Tensor] = torch.ops.convext.conv2d.default
 _conv2d_backward_op: Callable[..., Grads] = torch.ops.convext.conv2d_backward.default
 
+# The same kernels behind signatures that cost less to call; see csrc/torch/schema.cpp. `_op` is what
+# an overload's own call calls.
+_short_op: Callable[..., Tensor | None] = torch.ops.convext._conv2d.default._op
+_short_backward_op: Callable[..., Grads] = torch.ops.convext._conv2d_backward.default._op
+
 # --------------------------------------------------------------------------------------------------
-# The one place that decides how a call reaches the kernel
+# How a call reaches the kernel
+
+# True answers of these bar a call from the short ways: dispatch modes, torch-function modes,
+# `torch.func`, autocast, `torch.jit.trace`, and the profiler, which shall see the public names.
+_WATCHERS = (
+    _len_torch_dispatch_stack,
+    _len_torch_function_stack,
+    peek_interpreter_stack,
+    _is_any_autocast_enabled,
+    _get_tracing_state,
+    _profiler_enabled,
+)
 
 
 def _is_eager() -> bool:
     """Whether nothing but plain autograd watches this thread's operators.
 
     False while compiling or exporting, tracing (``torch.jit.trace``, dispatch modes), transforming
-    (``torch.func``), in forward-mode AD, under autocast and under torch-function modes.
-    The first test comes first because Dynamo folds it and then reads no further.
+    (``torch.func``), in forward-mode AD, under autocast, under torch-function modes and in a
+    profile. The first test comes first because Dynamo folds it and then reads no further.
     """
-    return not (
-        torch.compiler.is_compiling()
-        or _len_torch_dispatch_stack()
-        or _len_torch_function_stack()
-        or peek_interpreter_stack() is not None
-        or forward_ad._current_level >= 0
-        or _is_any_autocast_enabled()
-        or _get_tracing_state() is not None
-    )
+    return not torch.compiler.is_compiling() and _C.is_eager()
 
 
 def _is_plain(tensor: Tensor | None) -> bool:
@@ -89,12 +98,14 @@ def _is_plain(tensor: Tensor | None) -> bool:
 def conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
     """Calls ``torch.ops.convext.conv2d`` with these arguments, by the shortest way that is right.
 
-    Three ways, the same kernel and the same bits: without gradients straight below autograd; with
-    gradients a plain ``autograd.Function``; everything else through the dispatcher, whose Python
-    kernels cost two to four times as much as a small convolution.
+    Four ways, the same kernel and the same bits. Plain tensors of floats on the CPU go to
+    :func:`short_conv2d`. Other plain tensors go straight below autograd, or with gradients through
+    a plain ``autograd.Function``. Everything else goes through the dispatcher, whose Python kernels
+    cost two to four times as much as a small convolution.
     """
     if _is_eager() and _is_plain(input) and _is_plain(weight) and _is_plain(bias):
-        return _conv2d_below(input, weight, bias, *args)
+        output = short_conv2d(input, weight, bias, *args)
+        return _conv2d_below(input, weight, bias, *args) if output is None else output
     return _conv2d_op(input, weight, bias, *args)
 
 
@@ -103,6 +114,12 @@ def conv2d_backward(grad_output: Tensor, input: Tensor, weight: Tensor, *args: A
     if _is_eager() and _is_plain(grad_output) and _is_plain(input) and _is_plain(weight):
         return _conv2d_backward_below(grad_output, input, weight, *args)
     return _conv2d_backward_op(grad_output, input, weight, *args)
+
+
+# The shortest way: one call into C, which looks at the arguments and at what watches them, and runs
+# the kernel, or answers None for a call that is for :func:`conv2d`. Its geometry may come as users
+# write it, in integers and tuples. Not to be called while compiling.
+short_conv2d = _C.short_conv2d
 
 
 def _conv2d_below(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any) -> Tensor:
@@ -146,6 +163,32 @@ class _Conv2d(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> Any:
         input, weight = ctx.saved_tensors
         grads = conv2d_backward(grad_output, input, weight, *ctx.args, ctx.needs_input_grad[:3])
+        return (*grads, None)
+
+
+class _ShortConv2d(torch.autograd.Function):
+    """:class:`_Conv2d` with its geometry in one integer."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input: Tensor, weight: Tensor, bias: Tensor | None, geometry: int
+    ) -> Tensor | None:
+        output = _short_op(input, weight, bias, geometry)
+        if output is not None:
+            ctx.save_for_backward(input, weight)
+            ctx.geometry = geometry
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Any:
+        input, weight = ctx.saved_tensors
+        needed = ctx.needs_input_grad
+        grads = None
+        if not torch.compiler.is_compiling():
+            grads = _C.short_conv2d_backward(grad_output, input, weight, ctx.geometry, needed)
+        if grads is None:
+            geometry = _C.unpack_geometry(ctx.geometry)
+            grads = conv2d_backward(grad_output, input, weight, *geometry, needed[:3])
         return (*grads, None)
 
 
@@ -200,6 +243,21 @@ class _Conv2dBackward(torch.autograd.Function):
 # neither of these is called.
 _apply_conv2d: Callable[..., Tensor] = super(torch.autograd.Function, _Conv2d).apply
 _apply_conv2d_backward: Callable[..., Grads] = super(torch.autograd.Function, _Conv2dBackward).apply
+_apply_short_conv2d: Callable[..., Tensor | None] = super(
+    torch.autograd.Function, _ShortConv2d
+).apply
+
+_C.connect_short_ways(
+    tensor=Tensor,
+    parameter=Parameter,
+    watchers=_WATCHERS,
+    compiler=torch.compiler,
+    forward_ad=forward_ad,
+    grad_enabled=torch.is_grad_enabled,
+    forward=_short_op,
+    apply=_apply_short_conv2d,
+    backward=_short_backward_op,
+)
 
 
 def _is_transformed() -> bool:
@@ -394,6 +452,8 @@ def _register() -> torch.library.Library:
     ]
     for name, key, kernel in kernels:
         library.impl(name, kernel, key)
+    for name in ("_conv2d", "_conv2d_backward"):  # called where autograd is done with
+        library.impl(name, torch.library.fallthrough_kernel, "Autograd")
     torch.library.register_fake("convext::conv2d", _conv2d_fake, lib=library)
     torch.library.register_fake("convext::conv2d_backward", _conv2d_backward_fake, lib=library)
     torch.library.register_vmap("convext::conv2d", _vmap.conv2d, lib=library)

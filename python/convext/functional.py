@@ -94,6 +94,12 @@ def conv2d(
         >>> convext.conv2d(image, sobel, padding="same", padding_mode="replicate").shape
         torch.Size([1, 1, 5, 5])
     """
+    if not torch.compiler.is_compiling():  # which Dynamo folds, and reads no further
+        short = _ops.short_conv2d(
+            input, weight, bias, stride, padding, dilation, groups, padding_mode
+        )
+        if short is not None:
+            return short
     if has_torch_function_variadic(input, weight, bias):
         return handle_torch_function(
             conv2d,
