@@ -18,9 +18,14 @@ def _seeded() -> None:
 @pytest.fixture(autouse=True)
 def _process_state() -> Iterator[None]:
     """Fails the test that leaves a process-wide choice of kernels changed, and puts it back."""
-    before = (convext.is_batch_invariant(), convext.forced_plan())
+
+    def state() -> tuple[bool, str, int | None]:
+        return convext.is_batch_invariant(), convext.forced_plan(), convext.workspace_limit()
+
+    before = state()
     yield
-    after = (convext.is_batch_invariant(), convext.forced_plan())
+    after = state()
     convext.batch_invariant(before[0])
     convext._C.set_forced_plan(before[1])
+    convext.set_workspace_limit(before[2])
     assert after == before

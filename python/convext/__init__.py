@@ -8,6 +8,7 @@
   :class:`torch.nn.LazyConv2d`.
 - :func:`convert`, :func:`revert`, :class:`patch`: existing models.
 - :class:`batch_invariant`, :func:`force_plan`, :func:`explain`: what runs.
+- :func:`set_workspace_limit`, :func:`held_workspace`, :func:`free_workspace`: working memory.
 - :func:`decompositions`: exported programs that need no convext.
 """
 
@@ -25,7 +26,11 @@ from .plan import (  # noqa: E402
     explain,
     force_plan,
     forced_plan,
+    free_workspace,
+    held_workspace,
     is_batch_invariant,
+    set_workspace_limit,
+    workspace_limit,
 )
 
 __all__ = [
@@ -39,7 +44,11 @@ __all__ = [
     "explain",
     "force_plan",
     "forced_plan",
+    "free_workspace",
+    "held_workspace",
     "is_batch_invariant",
     "patch",
     "revert",
+    "set_workspace_limit",
+    "workspace_limit",
 ]

@@ -59,7 +59,7 @@ logger = logging.getLogger("convext")
 _conv2d_op: Callable[..., Tensor] = torch.ops.convext.conv2d.default
 _conv2d_backward_op: Callable[..., Grads] = torch.ops.convext.conv2d_backward.default
 
-# The same kernels behind signatures that cost less to call; see csrc/torch/schema.cpp. `_op` is what
+# The same kernels behind signatures that cost less to call (csrc/torch/schema.cpp); `_op` is what
 # an overload's own call calls.
 _short_op: Callable[..., Tensor | None] = torch.ops.convext._conv2d.default._op
 _short_backward_op: Callable[..., Grads] = torch.ops.convext._conv2d_backward.default._op

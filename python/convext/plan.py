@@ -6,6 +6,7 @@ thread than its forward pass and has to choose alike.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from contextlib import ContextDecorator, contextmanager
 from types import TracebackType
@@ -106,6 +107,63 @@ def force_plan(name: str) -> Iterator[None]:
 def forced_plan() -> str:
     """What :func:`force_plan` or ``CONVEXT_PLAN`` asks for; ``""`` if nothing."""
     return _C.forced_plan()
+
+
+def set_workspace_limit(bytes: int | None) -> None:
+    """Bounds the working memory of a convolution on the CPU, in the whole process.
+
+    A kernel that would need more is refused, and the plan takes the best of the others, down to the
+    plain reference, which needs none: so every limit works, 0 too, but a small one costs speed. A
+    limit changes which kernel runs, and different kernels differ in rounding; every other promise
+    holds under any limit.
+
+    What counts is a call's working memory beyond its tensors: weights and bias packed for the
+    kernel, partial sums, and the buffers of one thread, for packed rows and tiles of results. Every
+    further thread that takes part has such buffers of its own
+    (``explain(...).thread_workspace_bytes``): the number of threads must not decide which kernel
+    runs. Complex convolutions consist of real ones, whose sums take two tensors of the result's
+    size; these and tables of indices, some kilobytes, are not counted.
+
+    >>> convext.set_workspace_limit(1 << 20)   # a megabyte
+    >>> convext.set_workspace_limit(None)      # no limit, as at first
+
+    The environment variable ``CONVEXT_WORKSPACE_LIMIT``, in bytes, gives the initial value.
+
+    Args:
+        bytes: the most that a call may use, or None for no limit.
+
+    Raises:
+        TypeError: ``bytes`` is neither an integer nor None.
+        ValueError: ``bytes`` is negative or does not fit 64 bits.
+    """
+    if bytes is None:
+        _C.set_workspace_limit(None)
+        return
+    if isinstance(bytes, bool) or not hasattr(bytes, "__index__"):
+        raise TypeError(f"bytes must be an integer or None, but got {bytes!r}")
+    limit = operator.index(bytes)
+    if not 0 <= limit < 2**63:
+        raise ValueError(f"bytes must be between 0 and 2**63 - 1, or None, but got {limit}")
+    _C.set_workspace_limit(limit)
+
+
+def workspace_limit() -> int | None:
+    """What :func:`set_workspace_limit` or ``CONVEXT_WORKSPACE_LIMIT`` allows; None if all."""
+    return _C.workspace_limit()
+
+
+def held_workspace() -> int:
+    """The bytes of working memory that convext's kernels hold now, over all threads.
+
+    Buffers are kept for the next call: up to 64 MiB a thread, or up to the limit if that is less.
+    What is larger is freed when the call ends.
+    """
+    return _C.held_workspace()
+
+
+def free_workspace() -> None:
+    """Gives all working memory back: at once, or on threads that are busy when they are done."""
+    _C.free_workspace()
 
 
 def layout_of(tensor: Tensor) -> str:

@@ -83,6 +83,8 @@ def describe() -> dict[str, Any]:
         "settings": {
             "forced_plan": convext.forced_plan(),
             "batch_invariant": convext.is_batch_invariant(),
+            "workspace_limit": convext.workspace_limit(),
+            "held_workspace": convext.held_workspace(),
         },
         "kernels": [dict(kernel) for kernel in _C.kernels()],
     }
@@ -125,6 +127,8 @@ def _print_facts(console: Console, facts: dict[str, Any]) -> None:
         "threads": f"{machine['threads']} (torch.set_num_threads), {machine['cores']} cores usable",
         "runs now": f"{facts['isa']['active']}: {facts['isa']['reason']}",
     }
+    limit, held = facts["settings"]["workspace_limit"], facts["settings"]["held_workspace"]
+    lines["workspace"] = f"{'no limit' if limit is None else f'limit {limit} bytes'}, {held} held"
     if facts["settings"]["forced_plan"]:
         lines["forced plan"] = facts["settings"]["forced_plan"]
     for name, line in lines.items():
