@@ -218,18 +218,6 @@ void connect(const py::object& tensor, const py::object& parameter, const py::tu
   the.tensor = keep(tensor);
 }
 
-// (stride, padding, dilation, groups, padding_mode), as the operators take them.
-py::tuple unpack(std::int64_t geometry) {
-  const Geometry g = convext::unpack_geometry(geometry);
-  py::tuple padding = py::make_tuple(g.pad_top, g.pad_left);
-  if (g.pad_top != g.pad_bottom || g.pad_left != g.pad_right) {
-    padding = py::make_tuple(g.pad_left, g.pad_right, g.pad_top, g.pad_bottom);
-  }
-  return py::make_tuple(py::make_tuple(g.stride_h, g.stride_w), padding,
-                        py::make_tuple(g.dilation_h, g.dilation_w), g.groups,
-                        convext::to_string(g.padding_mode));
-}
-
 }  // namespace
 
 void add_short_ways(py::module_& m) {
@@ -242,5 +230,9 @@ void add_short_ways(py::module_& m) {
     if (eager < 0) throw py::error_already_set();
     return eager != 0;
   });
-  m.def("unpack_geometry", &unpack, py::arg("geometry"));
+  m.def("pack_geometry", [](const py::object& stride, const py::object& padding,
+                            const py::object& dilation, const py::object& groups,
+                            const py::object& padding_mode) {
+    return pack(stride.ptr(), padding.ptr(), dilation.ptr(), groups.ptr(), padding_mode.ptr());
+  });
 }

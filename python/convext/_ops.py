@@ -166,6 +166,24 @@ class _Conv2d(torch.autograd.Function):
         return (*grads, None)
 
 
+def _unpack_geometry(
+    packed: int,
+) -> tuple[tuple[int, int], tuple[int, ...], tuple[int, int], int, str]:
+    """The operators' arguments from one integer (``pack_geometry`` in csrc/conv_problem.cpp).
+
+    In Python, for compiled autograd reads it.
+    """
+    mode = ("zeros", "reflect", "replicate", "circular")[packed & 3]
+    groups = packed >> 2 & 0xFFF
+    packed >>= 14
+    stride_h, stride_w, dilation_h, dilation_w = (packed >> shift & 31 for shift in (15, 10, 5, 0))
+    packed >>= 20
+    top, bottom, left, right = (packed >> shift & 127 for shift in (21, 14, 7, 0))
+    even = top == bottom and left == right
+    padding = (top, left) if even else (left, right, top, bottom)
+    return (stride_h, stride_w), padding, (dilation_h, dilation_w), groups, mode
+
+
 class _ShortConv2d(torch.autograd.Function):
     """:class:`_Conv2d` with its geometry in one integer."""
 
@@ -187,7 +205,7 @@ class _ShortConv2d(torch.autograd.Function):
         if not torch.compiler.is_compiling():
             grads = _C.short_conv2d_backward(grad_output, input, weight, ctx.geometry, needed)
         if grads is None:
-            geometry = _C.unpack_geometry(ctx.geometry)
+            geometry = _unpack_geometry(ctx.geometry)
             grads = conv2d_backward(grad_output, input, weight, *geometry, needed[:3])
         return (*grads, None)
 
