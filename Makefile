@@ -5,7 +5,7 @@
 #   TORCH        the torch to install, as pip takes it           (torch==2.13.0)
 #   TORCH_INDEX  a package index to take torch from              (pip's own)
 #   PYTEST_ARGS  further arguments of pytest
-#   BENCH_ARGS   further arguments of `convext bench`
+#   BENCH_ARGS   further arguments of `convext bench` and its commands
 #   DEMO_ARGS    further arguments of `convext demo`
 
 PYTHON ?= python3
@@ -21,7 +21,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench wheel clean
+.PHONY: help install demo test lint format bench bench-models accuracy wheel clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PY := $(VENV)/bin/python
@@ -36,7 +36,9 @@ help:
 	@echo "make test    install, then run the tests"
 	@echo "make lint    check style, types and compiler warnings"
 	@echo "make format  rewrite the sources in the project's style"
-	@echo "make bench   install, then time convext against torch"
+	@echo "make bench   install, then time convext against torch, layer by layer (under 25 minutes)"
+	@echo "make bench-models  the same for whole models"
+	@echo "make accuracy      measure errors against float64 and renew docs/accuracy.md"
 	@echo "make wheel   build a wheel into dist/ and import it in a clean environment"
 	@echo "make clean   remove builds and caches (the virtual environment stays)"
 
@@ -49,6 +51,12 @@ test: $(STAMPS)/test
 
 bench: $(STAMPS)/convext
 	@"$(VENV)/bin/convext" bench $(BENCH_ARGS)
+
+bench-models: $(STAMPS)/models
+	@"$(VENV)/bin/convext" bench models $(BENCH_ARGS)
+
+accuracy: $(STAMPS)/convext
+	@"$(VENV)/bin/convext" bench accuracy --markdown docs/accuracy.md $(BENCH_ARGS)
 
 install: $(STAMPS)/convext
 
@@ -119,7 +127,7 @@ $(STAMPS)/convext: $(STAMPS)/build-tools $(SOURCES)
 	@touch $@
 
 # convext itself is there by now, so these only add what the extra names.
-$(STAMPS)/test $(STAMPS)/dev: $(STAMPS)/%: $(STAMPS)/convext pyproject.toml
+$(STAMPS)/test $(STAMPS)/dev $(STAMPS)/models: $(STAMPS)/%: $(STAMPS)/convext pyproject.toml
 	@echo "installing what 'convext[$*]' needs"
 	@$(PIP) install "convext[$*]"
 	@touch $@

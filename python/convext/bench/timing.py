@@ -16,6 +16,9 @@ MIN_SAMPLE_S = 100e-6
 WARM_UP_CALLS = 3
 LONG_CALL_S = 20e-3
 
+# Where a pair takes longer, nothing is left to warm up, and the first calls count.
+LONG_PAIR_S = 1.0
+
 
 @dataclass(frozen=True)
 class Effort:
@@ -38,7 +41,7 @@ class Effort:
 #: busy machine gives to others: for one thread it tells the kernels apart where wall time is noise.
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 
-FULL = Effort(budget_s=0.2, min_pairs=4, max_pairs=40)
+FULL = Effort(budget_s=0.25, min_pairs=4, max_pairs=40)
 # Where torch has no kernels of its own (float16 on most CPUs), one call takes seconds.
 REDUCED = Effort(budget_s=0.15, min_pairs=2, max_pairs=20)
 QUICK = Effort(budget_s=0.06, min_pairs=2, max_pairs=20)
@@ -93,8 +96,8 @@ def time_pairs(
     """Time two callables in interleaved pairs A B, B A, A B, ...
 
     Each is called with a number that grows by one from call to call over both, to choose operands
-    by. The first calls, where a library builds and caches what it needs, are not counted; they tell
-    how many pairs the effort allows.
+    by. The first calls, where a library builds and caches what it needs, are not counted unless they
+    take long; they tell how many pairs the effort allows.
     """
     calls = 0
 
@@ -119,7 +122,9 @@ def time_pairs(
         quickest = max(min(estimates), 1e-9)
         per_sample = max(1, math.ceil(MIN_SAMPLE_S / quickest))
         pairs = Pairs([], [], per_sample)
-        for index in range(effort.pairs(per_sample * sum(estimates))):
+        if sum(estimates) >= LONG_PAIR_S:
+            pairs = Pairs(estimates[:1], estimates[1:], per_sample)
+        for index in range(len(pairs.first), effort.pairs(per_sample * sum(estimates))):
             turns = [(first, pairs.first), (second, pairs.second)]
             for function, samples in turns if index % 2 == 0 else reversed(turns):
                 samples.append(sample(function, per_sample))
