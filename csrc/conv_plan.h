@@ -39,15 +39,15 @@ struct KernelInfo {
   DType dtype;
   Isa isa;
   const char* layout = "any";  // of input and weight: any, nchw
-  int mr = 1;        // rows of the register tile: pixels, or output channels in wgrad and im2col
-  int nr = 1;        // columns of the register tile: channels, or pixels in im2col
-  int vectors = 1;   // of which a row of the register tile consists; 1 in scalar code
+  int mr = 1;       // rows of the register tile: pixels, or output channels in wgrad and im2col
+  int nr = 1;       // columns of the register tile: channels, or pixels in im2col
+  int vectors = 1;  // of which a row of the register tile consists; 1 in scalar code
   // 0: the error of each result is bounded by its own terms. Otherwise by the largest result's: a
   // transform mixes neighbours, and lets errors grow by this factor (winograd_transform.h).
   double error_growth = 0;
   bool exact_on_integers = true;  // small ones; not where a transform has irrational entries
-  std::string name;  // pass_algorithm_dtype_layout_tile_arch
-  int index = 0;     // position in the table
+  std::string name;               // pass_algorithm_dtype_layout_tile_arch
+  int index = 0;                  // position in the table
 };
 
 inline constexpr std::int64_t kNoLimit = INT64_MAX;
@@ -71,11 +71,12 @@ struct ConvPlan {
   Pass pass = Pass::kFprop;
   ConvProblem problem;
   const KernelInfo* kernel = nullptr;
-  std::int64_t pixel_block = 0;  // fprop, dgrad: output pixels of one work item
+  std::int64_t pixel_block = 0;  // fprop, dgrad: output pixels (winograd: tiles) of one work item
   std::int64_t splits = 1;       // wgrad, bgrad: chunks of output rows, summed in order
   // Few channels: one kernel row's taps and channels, adjacent in a packed row, are one run.
   bool merged_columns = false;
-  std::int64_t channel_block = 0;  // wgrad: input channels of one work item
+  // wgrad: input channels of one work item; winograd: source channels, those of whole groups.
+  std::int64_t channel_block = 0;
   // At most. What a limit counts is their sum: a choice must not depend on the number of threads.
   std::int64_t workspace_bytes = 0;         // shared: packed weights, bias or partial sums
   std::int64_t thread_workspace_bytes = 0;  // of each thread: packed rows, tiles of results

@@ -130,6 +130,17 @@ struct WinogradFilters {
   T* u;                // [points][point_stride]
   std::int64_t point_stride;
 };
+// The sums of one point: y[tile][lane] = sum over d of x[tile][d] * panel[d][lane].
+template <class T>
+struct WinogradSums {
+  const T* x;  // [tiles][x_stride]
+  std::int64_t x_stride;
+  std::int64_t tiles, depth;
+  const T* panel;  // [depth][nr]
+  const T* next;   // the panel that is wanted next
+  T* y;            // [tiles][y_stride]
+  std::int64_t y_stride;
+};
 template <class T>
 struct WinogradOutput {
   const T* m;  // [points][point_stride], padded to whole vectors
@@ -176,6 +187,7 @@ struct ComputeKernels {
   // sum[column] += the sum of the rows, for columns that are a multiple of the vector length.
   void (*add_rows)(const T* rows, std::int64_t count, std::int64_t columns, std::int64_t ld,
                    double* sum);
+  void (*winograd_sums)(const WinogradSums<T>& sums, int vectors);
   WinogradKernels<T> winograd2, winograd4;
 };
 

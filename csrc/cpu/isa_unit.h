@@ -26,21 +26,20 @@ constexpr int pick(int avx512, int avx2, int generic) {
 static_assert(kFpropIndirectMr <= kMostMr && kFpropDepthwiseMr <= kMostMr &&
                   kWgradOuterMr <= kMostMr && kWgradDepthwiseMr <= kMostMr,
               "the drivers' arrays of rows are too short");
-static_assert(
-    kFpropIndirectMr == kDgradIndirectMr && kFpropIndirectVectors == kDgradIndirectVectors &&
-        kFpropIm2colMr == kFpropIndirectMr && kFpropIm2colVectors == kFpropIndirectVectors &&
-        kFpropDepthwiseMr == kDgradDepthwiseMr &&
-        kFpropDepthwiseVectors == kDgradDepthwiseVectors && kFpropWinograd2Mr == kFpropIndirectMr &&
-        kFpropWinograd2Vectors == kFpropIndirectVectors && kFpropWinograd4Mr == kFpropIndirectMr &&
-        kFpropWinograd4Vectors == kFpropIndirectVectors && kDgradWinograd2Mr == kFpropIndirectMr &&
-        kDgradWinograd2Vectors == kFpropIndirectVectors && kDgradWinograd4Mr == kFpropIndirectMr &&
-        kDgradWinograd4Vectors == kFpropIndirectVectors,
-    "these share a kernel");
-static_assert(kFpropPointwiseMr == kDgradPointwiseMr &&
-                  kFpropPointwiseVectors == kDgradPointwiseVectors &&
-                  kFpropPointwiseVectors <= kMostStripVectors &&
-                  kDgradAxpyVectors <= kMostStripVectors,
-              "these share a kernel");
+// Rows that share a kernel have its tile.
+#define CONVEXT_SAME_TILE(first, second)                                                      \
+  static_assert(k##first##Mr == k##second##Mr && k##first##Vectors == k##second##Vectors, \
+                "these share a kernel")
+CONVEXT_SAME_TILE(FpropIndirect, DgradIndirect);
+CONVEXT_SAME_TILE(FpropIndirect, FpropIm2col);
+CONVEXT_SAME_TILE(FpropDepthwise, DgradDepthwise);
+CONVEXT_SAME_TILE(FpropWinograd4, FpropWinograd2);
+CONVEXT_SAME_TILE(FpropWinograd4, DgradWinograd2);
+CONVEXT_SAME_TILE(FpropWinograd4, DgradWinograd4);
+CONVEXT_SAME_TILE(FpropPointwise, DgradPointwise);
+#undef CONVEXT_SAME_TILE
+static_assert(kFpropPointwiseVectors <= kMostStripVectors && kDgradAxpyVectors <= kMostStripVectors,
+              "gemm_strip has no instance for so many");
 
 template <class T>
 constexpr ComputeKernels<T> compute_kernels() {
@@ -56,6 +55,7 @@ constexpr ComputeKernels<T> compute_kernels() {
   kernels.unpack = unpack<T>;
   kernels.stream_copy = stream_copy<T>;
   kernels.add_rows = add_rows<T>;
+  kernels.winograd_sums = winograd_sums<T, kFpropWinograd4Mr, kFpropWinograd4Vectors>;
   kernels.winograd2 = winograd_kernels<T, 2>();
   kernels.winograd4 = winograd_kernels<T, 4>();
   return kernels;

@@ -65,9 +65,9 @@ class WinogradPass {
         transforms_(four_ ? kernels_.winograd4 : kernels_.winograd2),
         m_(four_ ? 4 : 2),
         points_((m_ + 2) * (m_ + 2)),
-        mr_(plan.kernel->mr),
         nr_(plan.kernel->nr),
         block_(plan.pixel_block),
+        source_block_(plan.channel_block),
         forward_(plan.pass == Pass::kFprop),
         weight_(t.weight),
         bias_(t.bias) {
@@ -108,25 +108,35 @@ class WinogradPass {
     pack_bias();
     const std::int64_t segments = N_ * segments_;
     std::int64_t blocks = ceil_div(segments, block_ < longest_run_ ? 1 : block_ / longest_run_);
-    // Few blocks: cut them finer where that leaves enough of each, or share out the lane blocks,
-    // which transforms the input once for each share. How the work is cut changes no sum.
-    std::int64_t parts = 1;
+    // Groups are shared out so that a block's tiles stay near the core. Few blocks: cut them finer
+    // where that leaves enough of each, or share out the lane blocks, which transforms the input
+    // once for each share. How the work is cut changes no sum.
+    std::int64_t parts = groups_ == 1 ? 1 : ceil_div(groups_ * depth_, source_block_);
     const std::int64_t count = threads.count;
-    if (count > 1 && blocks < 4 * count) {
+    if (count > 1 && blocks * parts < 4 * count) {
       const std::int64_t finer = round_up(blocks, count);
       if (finer <= segments && segments % finer * 4 <= segments) {
         blocks = finer;
       } else {
-        parts = count < units_ ? count : units_;
+        const std::int64_t most = groups_ == 1 ? units_ : groups_;
+        parts = round_up(parts, count);
+        if (parts > most) parts = most;
       }
     }
     most_block_segments_ = ceil_div(segments, blocks);
+    // Of one group only a share's own units, of several all units of its groups.
+    const std::int64_t shared = groups_ == 1 ? units_ : groups_, each = units_ / shared;
+    most_groups_ = ceil_div(groups_, groups_ == 1 ? 1 : parts);
+    // A share's weights are used for all blocks before the next share's, unless the source's rows
+    // would have to be packed again for each share.
+    const bool by_parts = groups_ == 1 || channels_in_place<T>(source_, groups_ * depth_);
     threads.run(blocks * parts, [&](std::int64_t begin, std::int64_t end) {
       Worker worker(*this);
       for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t part = item / blocks, block = item % blocks;
+        const std::int64_t part = by_parts ? item / blocks : item % parts;
+        const std::int64_t block = by_parts ? item % blocks : item / parts;
         worker.item(segments * block / blocks, segments * (block + 1) / blocks,
-                    units_ * part / parts, units_ * (part + 1) / parts);
+                    shared * part / parts * each, shared * (part + 1) / parts * each);
       }
     });
   }
@@ -246,7 +256,7 @@ class WinogradPass {
       store_in_place_ = channels_in_place<T>(pass.destination_, destination_channels);
       const std::int64_t most_tiles = pass.most_block_segments_ * pass.longest_run_;
       const std::int64_t vector = pass.kernels_.lanes;
-      input_columns_ = round_up(source_channels_, vector);
+      input_columns_ = round_up(pass.most_groups_ * pass.depth_, vector);
       input_plane_ = most_tiles * input_columns_ + kPlanePadding;
       points_ = scratch<T>(Slot::kPoints, pass.points_ * input_plane_);
       // The sums of as many lane blocks as fit beside the transformed input, at least four.
@@ -261,20 +271,17 @@ class WinogradPass {
       if (!store_in_place_) {
         buffer_ = scratch<T>(Slot::kTile, most_tiles * pass.m_ * pass.m_ * chunk_);
       }
-      const std::int64_t zeros = source_channels_ > pass.nr_ ? source_channels_ : pass.nr_;
-      T* zero = scratch<T>(Slot::kZeros, zeros);
-      for (std::int64_t i = 0; i < zeros; ++i) zero[i] = 0;
-      zeros_ = zero;
-      for (std::int64_t i = 0; i < most_tiles; ++i) {
-        x_.push_back(points_ + i * input_columns_);
-        y_.push_back(sums_ + i * sum_columns_);
-      }
+      T* zeros = scratch<T>(Slot::kZeros, source_channels_);
+      for (std::int64_t i = 0; i < source_channels_; ++i) zeros[i] = 0;
+      zeros_ = zeros;
     }
 
     // Segments [s0, s1), runs of tiles of whichever images, through units [unit0, unit1).
     void item(std::int64_t s0, std::int64_t s1, std::int64_t unit0, std::int64_t unit1) {
       tiles_.clear();
       bands_.clear();
+      group0_ = unit0 / pass_.lane_blocks_;
+      item_groups_ = ceil_div(unit1, pass_.lane_blocks_) - group0_;
       for (std::int64_t s = s0; s < s1; ++s) {
         add_segment(s / pass_.segments_, s % pass_.segments_ / pass_.run_count_,
                     pass_.runs_[s % pass_.run_count_]);
@@ -330,12 +337,13 @@ class WinogradPass {
       const T* source_row[kMostSide];
       const int side = pass_.m_ + 2;
       for (int i = 0; i < side; ++i) {
-        source_row[i] = r.source[i] < 0 ? nullptr : cache_.row(r.source[i]);
+        source_row[i] =
+            r.source[i] < 0 ? nullptr : cache_.row(r.source[i]) + group0_ * pass_.depth_;
       }
       const T* x[kMostSide * kMostSide];
       WinogradInput<T> input;
       input.x = x;
-      input.channels = source_channels_;
+      input.channels = item_groups_ * pass_.depth_;
       input.point_stride = input_plane_;
       for (std::int64_t t = 0; t < run.count; ++t) {
         const AxisTile& c = pass_.columns_[run.first + t];
@@ -356,30 +364,26 @@ class WinogradPass {
 
     // The GEMMs of all points.
     void multiply(std::int64_t u0, std::int64_t u1) {
-      const auto tiles = static_cast<std::int64_t>(tiles_.size());
-      // Rows of GEMM tiles as even as they come: one of a single row costs as much as four.
-      const std::int64_t rows = ceil_div(tiles, pass_.mr_);
-      const std::int32_t tap = 0;
-      GemmTile<T> gemm;
-      gemm.tap = &tap;
-      gemm.entries = 1;
-      gemm.depth = pass_.depth_;
-      gemm.bias = zeros_;
-      gemm.bias_by_row = false;
+      WinogradSums<T> sums;
+      sums.x_stride = input_columns_;
+      sums.y_stride = sum_columns_;
+      sums.tiles = static_cast<std::int64_t>(tiles_.size());
+      sums.depth = pass_.depth_;
+      const auto panel = [&](std::int64_t point, std::int64_t unit) {
+        return pass_.panels_ + point * pass_.panel_stride_ + unit * pass_.panel_elements();
+      };
       for (std::int64_t point = 0; point < pass_.points_; ++point) {
         for (std::int64_t unit = u0; unit < u1; ++unit) {
           const std::int64_t lanes = pass_.lanes_in_block(unit % pass_.lane_blocks_);
-          const int vectors = static_cast<int>(ceil_div(lanes, pass_.kernels_.lanes));
-          gemm.panel =
-              pass_.panels_ + point * pass_.panel_stride_ + unit * pass_.panel_elements();
-          gemm.x_offset = point * input_plane_ + unit / pass_.lane_blocks_ * pass_.depth_;
-          gemm.y_offset = point * sum_plane_ + pass_.unit_column(unit) - pass_.unit_column(u0);
-          for (std::int64_t row = 0; row < rows; ++row) {
-            const std::int64_t first = tiles * row / rows;
-            gemm.x = x_.data() + first;
-            gemm.y = y_.data() + first;
-            pass_.kernels_.gemm(gemm, static_cast<int>(tiles * (row + 1) / rows - first), vectors);
-          }
+          sums.panel = panel(point, unit);
+          sums.next = unit + 1 < u1               ? panel(point, unit + 1)
+                      : point + 1 < pass_.points_ ? panel(point + 1, u0)
+                                                  : sums.panel;
+          sums.x =
+              points_ + point * input_plane_ + (unit / pass_.lane_blocks_ - group0_) * pass_.depth_;
+          sums.y = sums_ + point * sum_plane_ + pass_.unit_column(unit) - pass_.unit_column(u0);
+          pass_.kernels_.winograd_sums(sums,
+                                       static_cast<int>(ceil_div(lanes, pass_.kernels_.lanes)));
         }
       }
     }
@@ -429,13 +433,12 @@ class WinogradPass {
     std::int64_t source_channels_;
     RowCache<T> cache_;
     bool store_in_place_ = false;
+    std::int64_t group0_ = 0, item_groups_ = 1;
     std::int64_t input_columns_, input_plane_, sum_columns_, sum_plane_, units_at_once_, chunk_;
     const T* zeros_ = nullptr;
     T* points_ = nullptr;  // [point][tile][source channel]
     T* sums_ = nullptr;    // [point][tile][column]
     T* buffer_ = nullptr;  // [pixel of a band][chunk]
-    std::vector<const T*> x_;
-    std::vector<T*> y_;
     std::vector<Tile> tiles_;
     std::vector<Band> bands_;
   };
@@ -444,14 +447,15 @@ class WinogradPass {
   bool four_;
   WinogradKernels<T> transforms_;
   int m_;
-  std::int64_t points_, mr_, nr_, block_;
+  std::int64_t points_, nr_, block_, source_block_;
   bool forward_;
   TensorView source_, destination_, weight_, bias_;
   std::int64_t N_, groups_, lanes_, depth_, lane_stride_, depth_stride_, step_h_, step_w_;
   std::int64_t lane_blocks_, group_columns_, units_;
   std::vector<AxisTile> rows_, columns_;
   std::vector<AxisRun> runs_;
-  std::int64_t run_count_ = 0, segments_ = 0, longest_run_ = 1, most_block_segments_ = 1;
+  std::int64_t run_count_ = 0, segments_ = 0, longest_run_ = 1;
+  std::int64_t most_block_segments_ = 1, most_groups_ = 1;
   std::int64_t panel_stride_ = 0;
   T* panels_ = nullptr;
   T* packed_bias_ = nullptr;

@@ -41,35 +41,42 @@ CONVEXT_INLINE void winograd_store(T* p, V v) {
 }
 
 template <class T, int M, class V>
-CONVEXT_INLINE void winograd_input_at(const WinogradInput<T>& tile, std::int64_t c) {
+CONVEXT_INLINE void winograd_input_at(const T* const* x, T* v, std::int64_t point_stride,
+                                      std::int64_t c) {
   constexpr int P = Winograd<M>::kPoints;
   V half[P * P];
 #pragma GCC unroll 6
   for (int j = 0; j < P; ++j) {
     V d[P];
 #pragma GCC unroll 6
-    for (int i = 0; i < P; ++i) d[i] = winograd_load<T, V>(tile.x[i * P + j] + c);
+    for (int i = 0; i < P; ++i) d[i] = winograd_load<T, V>(x[i * P + j] + c);
     Winograd<M>::template input<T>(d, 1, half + j, P);
   }
-  T* v = tile.v + c;
 #pragma GCC unroll 6
   for (int i = 0; i < P; ++i) {
     V o[P];
     Winograd<M>::template input<T>(half + i * P, 1, o, 1);
 #pragma GCC unroll 6
-    for (int j = 0; j < P; ++j) winograd_store<T, V>(v + (i * P + j) * tile.point_stride, o[j]);
+    for (int j = 0; j < P; ++j) winograd_store<T, V>(v + c + (i * P + j) * point_stride, o[j]);
   }
 }
 
 template <class T, int M>
 void winograd_input(const WinogradInput<T>& tile) {
+  // Copies: for all the compiler knows, the stores below could change `tile`.
+  T* const v = tile.v;
+  const std::int64_t channels = tile.channels, point_stride = tile.point_stride;
+  const T* const* x = tile.x;
   std::int64_t c = 0;
-  for (; c + kLanes<T> <= tile.channels; c += kLanes<T>) winograd_input_at<T, M, Vec<T>>(tile, c);
-  for (; c < tile.channels; ++c) winograd_input_at<T, M, T>(tile, c);
+  for (; c + kLanes<T> <= channels; c += kLanes<T>) {
+    winograd_input_at<T, M, Vec<T>>(x, v, point_stride, c);
+  }
+  for (; c < channels; ++c) winograd_input_at<T, M, T>(x, v, point_stride, c);
 }
 
 template <class T, int M>
-void winograd_filter(const WinogradFilters<T>& filters) {
+void winograd_filter(const WinogradFilters<T>& f) {
+  const WinogradFilters<T> filters = f;  // a copy, see above
   constexpr int P = Winograd<M>::kPoints;
   for (std::int64_t k = 0; k < filters.count; k += kLanes<T>) {
     Vec<T> half[P * 3];
@@ -93,7 +100,8 @@ void winograd_filter(const WinogradFilters<T>& filters) {
 
 // The sums' channels are padded to whole vectors, the results' are not.
 template <class T, int M>
-void winograd_output(const WinogradOutput<T>& tile) {
+void winograd_output(const WinogradOutput<T>& t) {
+  const WinogradOutput<T> tile = t;  // a copy, see above
   constexpr int P = Winograd<M>::kPoints;
   constexpr int L = kLanes<T>;
   for (std::int64_t c = 0; c < tile.channels; c += L) {
@@ -127,9 +135,74 @@ void winograd_output(const WinogradOutput<T>& tile) {
         }
         T lanes[L];
         store<T>(lanes, o[j] + bias);
-        for (std::int64_t l = 0; c + l < tile.channels; ++l) y[j * tile.column_stride + l] = lanes[l];
+        for (std::int64_t l = 0; c + l < tile.channels; ++l)
+          y[j * tile.column_stride + l] = lanes[l];
       }
     }
+  }
+}
+
+// Register tiles of Mr tiles x Vectors vectors, as in gemm_indirect.h, but rows at a fixed stride and
+// one call for all tiles of a block: sums over few channels are short.
+template <class T, int Mr, int Vectors, int PanelVectors>
+__attribute__((noinline)) void winograd_sums_tile(const WinogradSums<T>& sums, std::int64_t tile,
+                                                  bool prefetch) {
+  constexpr int kNr = PanelVectors * kLanes<T>;
+  Vec<T> sum[Mr][Vectors];
+  const T* x[Mr];
+#pragma GCC unroll 8
+  for (int m = 0; m < Mr; ++m) {
+    x[m] = sums.x + (tile + m) * sums.x_stride;
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) sum[m][v] = Vec<T>{};
+  }
+  const T* w = sums.panel;
+  // The first rows of a panel wait for it; the next panel is on its way meanwhile.
+  const T* next = prefetch ? sums.next : w;
+  const std::int64_t depth = sums.depth;
+#pragma GCC unroll 1
+  for (std::int64_t d = 0; d < depth; ++d, w += kNr, next += kNr) {
+    __builtin_prefetch(next, 0, 2);
+    Vec<T> weight[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) weight[v] = load(w + v * kLanes<T>);
+#pragma GCC unroll 8
+    for (int m = 0; m < Mr; ++m) {
+      const Vec<T> value = broadcast(x[m][d]);
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sum[m][v] += value * weight[v];
+    }
+  }
+  T* y = sums.y + tile * sums.y_stride;
+#pragma GCC unroll 8
+  for (int m = 0; m < Mr; ++m, y += sums.y_stride) {
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) store<T>(y + v * kLanes<T>, sum[m][v]);
+  }
+}
+
+template <class T, int Mr, int Vectors, int PanelVectors>
+CONVEXT_INLINE void winograd_sums_dispatch(const WinogradSums<T>& sums, std::int64_t tile, int mr,
+                                           bool prefetch) {
+  if constexpr (Mr > 1) {
+    if (mr < Mr) {
+      return winograd_sums_dispatch<T, Mr - 1, Vectors, PanelVectors>(sums, tile, mr, prefetch);
+    }
+  }
+  winograd_sums_tile<T, Mr, Vectors, PanelVectors>(sums, tile, prefetch);
+}
+
+template <class T, int Mr, int Vectors, int PanelVectors = Vectors>
+void winograd_sums(const WinogradSums<T>& sums, int vectors) {
+  if constexpr (Vectors > 1) {
+    if (vectors < Vectors) return winograd_sums<T, Mr, Vectors - 1, PanelVectors>(sums, vectors);
+  }
+  // As even as they come: a single row costs as much as four.
+  std::int64_t left = (sums.tiles + Mr - 1) / Mr;
+  for (std::int64_t tile = 0; left > 0; --left) {
+    const auto mr = static_cast<int>((sums.tiles - tile + left - 1) / left);
+    winograd_sums_dispatch<T, Mr, Vectors, PanelVectors>(sums, tile, mr, tile == 0);
+    tile += mr;
   }
 }
 

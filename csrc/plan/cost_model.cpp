@@ -113,14 +113,19 @@ Cost cost_winograd(const ConvPlan& plan) {
   Cost cost;
   cost.multiply = points * tiles / plan.kernel->mr * static_cast<double>(depth) *
                   tile_cycles(out_vectors / vectors, plan.kernel->mr, vectors);
-  // Cycles for each vector that a transform moves.
-  constexpr double kTransformCycles = 3;
-  const double filters = static_cast<double>(p.groups * depth) * ceil_div(out, lanes);
-  cost.move = points * kTransformCycles * (tiles * (in_vectors + out_vectors) + filters) +
-              points * tiles / plan.kernel->mr * out_vectors / vectors * kTileCycles +
+  // Cycles for each vector that a transform moves, and for a register tile's start and end. The
+  // transformed weight is written, read back, and read again for each further block of tiles, from
+  // beyond the second-level cache.
+  const double transform_cycles = m == 4 ? 7 : 3;
+  constexpr double kSumsCycles = 40, kFilterByteCycles = 0.6, kPanelByteCycles = 0.1;
+  const double blocks = tiles / static_cast<double>(plan.pixel_block);
+  const auto filter_bytes = static_cast<double>(plan.workspace_bytes);
+  cost.move = points * transform_cycles * tiles * (in_vectors + out_vectors) +
+              points * tiles / plan.kernel->mr * out_vectors / vectors * kSumsCycles +
               weight_elements(p) * kTransposeCycles + layout_cycles(p, input_elements(p)) +
               layout_cycles(p, output_elements(p));
-  cost.memory = stream_tensors(p);
+  cost.memory = stream_tensors(p) + filter_bytes * kFilterByteCycles +
+                (blocks > 1 ? (blocks - 1) * filter_bytes * kPanelByteCycles : 0);
   return cost;
 }
 

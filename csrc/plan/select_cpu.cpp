@@ -250,17 +250,25 @@ void block_im2col(ConvPlan* plan) {
   plan->thread_workspace_bytes = thread_bytes_im2col(*plan);
 }
 
-// A block of tiles, transformed and multiplied, is to stay in the second-level cache; but it needs
-// enough tiles to be worth the filters that stream past it.
+// A block of tiles, transformed and multiplied, is to stay near the core; but it needs enough tiles
+// to be worth the weights that stream past it, all the more if these do not fit the last-level
+// cache. A block takes as many groups at once as leave room for that.
 void block_winograd(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
   const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
   const std::int64_t points = plan->kernel->algorithm == Algorithm::kWinograd4 ? 36 : 16;
-  plan->pixel_block = clamp((384 << 10) / (points * (p.C + p.K) * element), 24, 96);
   const bool forward = plan->pass == Pass::kFprop;
   const std::int64_t lanes = forward ? p.outputs_per_group() : p.channels_per_group();
   const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
   plan->workspace_bytes = points * p.groups * round_up(lanes, plan->kernel->nr) * depth * element;
+  constexpr std::int64_t kBlockBytes = 768 << 10, kFewestTiles = 48, kMostTiles = 96;
+  constexpr std::int64_t kLargeWeight = 16 << 20;
+  const std::int64_t group_bytes = points * (lanes + depth) * element;
+  plan->channel_block = depth * clamp(kBlockBytes / (kFewestTiles * group_bytes), 1, p.groups);
+  plan->pixel_block = plan->workspace_bytes > kLargeWeight
+                          ? kMostTiles
+                          : clamp(kBlockBytes / (group_bytes * (plan->channel_block / depth)),
+                                  kFewestTiles, kMostTiles);
 }
 
 // ---- options -----------------------------------------------------------------------------------
@@ -445,7 +453,10 @@ std::string to_string(const ConvPlan& plan) {
   out << "\n  register tile: " << plan.kernel->mr << "x" << plan.kernel->nr;
   if (plan.pixel_block) out << "\n  pixels a work item: " << plan.pixel_block;
   if (plan.merged_columns) out << "\n  a kernel row's taps and channels are one run";
-  if (plan.channel_block) out << "\n  input channels a work item: " << plan.channel_block;
+  if (plan.channel_block) {
+    out << (plan.pass == Pass::kDgrad ? "\n  output" : "\n  input")
+        << " channels a work item: " << plan.channel_block;
+  }
   if (plan.pass == Pass::kWgrad || plan.pass == Pass::kBgrad) {
     out << "\n  chunks of output rows, summed in order: " << plan.splits;
   }
