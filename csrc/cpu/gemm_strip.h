@@ -22,7 +22,7 @@
 namespace convext::CONVEXT_ISA {
 namespace {
 
-template <class T, int Mr, int V>
+template <class T, int Mr, int V, bool Copy>
 __attribute__((noinline)) void strip_tile(const MatrixStrip<T>& s, std::int64_t row,
                                           std::int64_t index) {
   constexpr int L = kLanes<T>, kLine = 64 / sizeof(T);
@@ -51,6 +51,7 @@ __attribute__((noinline)) void strip_tile(const MatrixStrip<T>& s, std::int64_t 
   // Main loop.
   const std::int64_t a_depth = s.a_depth, b_depth = s.b_depth;
   const T* b = s.b;
+  [[maybe_unused]] T* copy = s.copy;
   // What is read later is asked for while this tile multiplies, a cache line a step.
   const bool ahead_of_b = s.ahead != nullptr && index < 2;
   const T* ahead = ahead_of_b ? s.ahead + index * kLine : a[0] + s.ahead_of_a;
@@ -62,6 +63,11 @@ __attribute__((noinline)) void strip_tile(const MatrixStrip<T>& s, std::int64_t 
     Vec<T> lanes[V];
 #pragma GCC unroll 12
     for (int v = 0; v < V; ++v) lanes[v] = load(b + (v + 1 < V ? v * L : last));
+    if constexpr (Copy) {
+#pragma GCC unroll 12
+      for (int v = 0; v < V; ++v) store<T>(copy + (v + 1 < V ? v * L : last), lanes[v]);
+      copy += V * L;
+    }
 #pragma GCC unroll 8
     for (int m = 0; m < Mr; ++m) {
       const Vec<T> value = broadcast(a[m][i]);
@@ -91,25 +97,33 @@ __attribute__((noinline)) void strip_tile(const MatrixStrip<T>& s, std::int64_t 
   }
 }
 
-template <class T, int V, int Mr>
+template <class T, int V, int Mr, bool Copy>
 CONVEXT_INLINE void strip_tile_of(const MatrixStrip<T>& s, std::int64_t row, std::int64_t mr,
                                   std::int64_t index) {
   if constexpr (Mr > 1) {
-    if (mr < Mr) return strip_tile_of<T, V, Mr - 1>(s, row, mr, index);
+    if (mr < Mr) return strip_tile_of<T, V, Mr - 1, Copy>(s, row, mr, index);
   }
-  strip_tile<T, Mr, V>(s, row, index);
+  strip_tile<T, Mr, V, Copy>(s, row, index);
 }
 
-// Tiles of nearly the same number of rows: a last one of few would wait for its sums.
+// Tiles of nearly the same number of rows: a last one of few would wait for its sums. The first may
+// leave the others a copy of b without gaps.
 template <class T, int V, int Most>
-void strip_rows(const MatrixStrip<T>& s) {
+void strip_rows(const MatrixStrip<T>& strip) {
+  MatrixStrip<T> s = strip;
   const std::int64_t tiles = (s.rows + Most - 1) / Most;
   if (tiles == 0) return;
   const std::int64_t fewer = s.rows / tiles, larger_tiles = s.rows % tiles;
-  std::int64_t row = 0;
-  for (std::int64_t t = 0; t < tiles; ++t) {
+  std::int64_t row = 0, t = 0;
+  if (s.copy != nullptr) {
+    row = fewer + (larger_tiles > 0);
+    strip_tile_of<T, V, Most, true>(s, 0, row, t++);
+    s.b = s.copy;
+    s.b_depth = V * kLanes<T>;
+  }
+  for (; t < tiles; ++t) {
     const std::int64_t mr = fewer + (t < larger_tiles);
-    strip_tile_of<T, V, Most>(s, row, mr, t);
+    strip_tile_of<T, V, Most, false>(s, row, mr, t);
     row += mr;
   }
 }

@@ -36,7 +36,8 @@ struct MatrixStrip {
   std::int64_t a_row, a_depth;
   const T* b;  // [depth][lanes], in vectors
   std::int64_t b_depth;
-  T* y;  // [rows][lanes]
+  T* copy;  // null, or where to leave b's part in whole vectors, [depth][lanes rounded up]
+  T* y;     // [rows][lanes]
   std::int64_t y_row;
   std::int64_t rows, depth, lanes;
   const T* bias;  // [lanes], or [rows] if bias_by_row; null where there is none

@@ -180,6 +180,7 @@ class AxpyPass {
     strip_.depth = p_.K;
     strip_.bias = nullptr;
     strip_.bias_by_row = strip_.add = false;
+    strip_.copy = nullptr;
     strip_.ahead = nullptr;
     strip_.ahead_of_a = strip_.ahead_of_y = 0;
     for (std::int64_t first = 0; first < total; first += block_) {

@@ -99,10 +99,18 @@ class PointwisePass {
 
   // ---- weights ----------------------------------------------------------------------------------
 
-  // Lanes are channels: panels of `vectors_` vectors or of one less, [depth][padded lanes].
+  // Lanes are channels: panels of `vectors_` vectors, [depth][padded lanes], of which the last two
+  // share what they have if it would leave the last a single vector.
   std::int64_t panels_count() const { return ceil_div(ceil_div(outputs_, lanes_), vectors_); }
+  std::int64_t equal_panels() const {
+    const std::int64_t vectors = ceil_div(outputs_, lanes_), whole = vectors / vectors_;
+    return vectors % vectors_ == 1 && whole > 0 ? whole - 1 : whole;
+  }
   std::int64_t panel_begin(std::int64_t panel) const {
-    return ceil_div(outputs_, lanes_) * panel / panels_count() * lanes_;
+    const std::int64_t equal = equal_panels(), vectors = ceil_div(outputs_, lanes_);
+    if (panel <= equal) return panel * vectors_ * lanes_;
+    const std::int64_t left = vectors - equal * vectors_;
+    return (equal * vectors_ + (panel < panels_count() ? ceil_div(left, 2) : left)) * lanes_;
   }
   std::int64_t panel_lanes(std::int64_t panel) const {
     const std::int64_t end = panel_begin(panel + 1);
@@ -110,21 +118,26 @@ class PointwisePass {
   }
 
   void pack_panels(const Threads& threads) {
-    weights_ = scratch<T>(Slot::kPanels, round_up(outputs_, lanes_) * depth_);
+    T* weights = scratch<T>(Slot::kPanels, round_up(outputs_, lanes_) * depth_);
+    // Each item reads source rows along their contiguous direction: of all panels where lanes are
+    // adjacent, of one where depth is. The panels that are not equal come one by one.
+    const std::int64_t equal = equal_panels();
+    const bool by_depth = output_stride_ == 1 && equal > 0;
+    const std::int64_t blocks = by_depth ? panels_count() - equal + 1 : panels_count();
     const std::int64_t chunks = ceil_div(depth_, kDepthChunk);
-    threads.run(panels_count() * chunks, [&](std::int64_t begin, std::int64_t end) {
+    threads.run(blocks * chunks, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t item = begin; item < end; ++item) {
-        // Neighbours in memory follow each other.
-        const bool by_depth = output_stride_ == 1;
-        const std::int64_t panel = by_depth ? item % panels_count() : item / chunks;
-        const std::int64_t d = (by_depth ? item / panels_count() : item % chunks) * kDepthChunk;
-        const std::int64_t lane = panel_begin(panel), lanes = panel_lanes(panel);
-        const std::int64_t padded = round_up(lanes, lanes_);
+        const std::int64_t block = item / chunks, d = item % chunks * kDepthChunk;
+        const std::int64_t panel = by_depth && block > 0 ? equal + block - 1 : block;
+        const std::int64_t lane = panel_begin(panel), tile = round_up(panel_lanes(panel), lanes_);
+        const std::int64_t lanes = by_depth && block == 0 ? equal * tile : panel_lanes(panel);
         kernels_.pack({weight(lane, d), weight_.dtype, depth_stride_, output_stride_},
-                      depth_ - d < kDepthChunk ? depth_ - d : kDepthChunk, lanes, padded,
-                      const_cast<T*>(weights_) + lane * depth_ + d * padded, padded, 0);
+                      depth_ - d < kDepthChunk ? depth_ - d : kDepthChunk,
+                      lanes < outputs_ - lane ? lanes : outputs_ - lane, tile,
+                      weights + lane * depth_ + d * tile, tile, tile * depth_);
       }
     });
+    weights_ = weights;
   }
 
   // Rows are channels: weights as they lie if a row's are adjacent, else [unit][depth][kRows].
@@ -178,6 +191,7 @@ class PointwisePass {
       strip_.bias = nullptr;
       strip_.bias_by_row = pass.planar_;
       strip_.ahead = nullptr;
+      strip_.copy = nullptr;
     }
 
     // Pixels [first, first + count) through panels [panel0, panel1).
@@ -287,11 +301,16 @@ class PointwisePass {
         strip_.y = y + (channel - channel0) * strip_.y_row;
         multiply(d, channel);
         strip_.ahead = nullptr;
+        if (strip_.copy != nullptr) {
+          strip_.copy = nullptr;
+          strip_.b = rows_;
+          strip_.b_depth = round_up(strip_.lanes, pass_.lanes_);
+        }
       }
     }
 
-    // The strip's panel of pixels, for `channels` channels: where it lies if few of them read it,
-    // for it lies far apart; otherwise copied.
+    // The strip's panel of pixels, for `channels` channels: where it lies, and if more than a few of
+    // them read it, for it lies far apart, copied by the first.
     void find_panel(std::int64_t first, std::int64_t d, std::int64_t channels) {
       const PixelRuns& source = pass_.source_;
       strip_.ahead = nullptr;
@@ -299,9 +318,10 @@ class PointwisePass {
         const T* planes = static_cast<const T*>(source.at(first, d));
         strip_.ahead = planes + strip_.lanes;  // the next panel
         strip_.ahead_step = source.view.stride[1];
-        if (channels <= kRows && strip_.lanes >= pass_.lanes_) {
+        if (strip_.lanes >= pass_.lanes_) {
           strip_.b = planes;
           strip_.b_depth = source.view.stride[1];
+          if (channels > kRows) strip_.copy = rows_;
           return;
         }
       }
