@@ -54,7 +54,7 @@ __attribute__((noinline)) void strip_tile(const MatrixStrip<T>& s, std::int64_t 
   [[maybe_unused]] T* copy = s.copy;
   // What is read later is asked for while this tile multiplies, a cache line a step.
   const bool ahead_of_b = s.ahead != nullptr && index < 2;
-  const T* ahead = ahead_of_b ? s.ahead + index * kLine : a[0] + s.ahead_of_a;
+  const T* ahead = ahead_of_b ? s.ahead + index * kLine : s.a + s.ahead_of_a + row * s.ahead_row;
   const std::int64_t ahead_step = ahead_of_b ? s.ahead_step : Mr;
   std::int64_t i = 0;
 #pragma GCC unroll 1

@@ -46,7 +46,7 @@ struct MatrixStrip {
   // What comes after, which memory is asked for in advance: two cache lines a step of depth, or
   // null; and, as distances in elements, more of a's rows and y's.
   const T* ahead;
-  std::int64_t ahead_step, ahead_of_a, ahead_of_y;
+  std::int64_t ahead_step, ahead_of_a, ahead_row, ahead_of_y;
 };
 
 // fprop_dot: products of rows with rows. See gemm_dot.h.

@@ -182,7 +182,7 @@ class AxpyPass {
     strip_.bias_by_row = strip_.add = false;
     strip_.copy = nullptr;
     strip_.ahead = nullptr;
-    strip_.ahead_of_a = strip_.ahead_of_y = 0;
+    strip_.ahead_of_a = strip_.ahead_row = strip_.ahead_of_y = 0;
     for (std::int64_t first = 0; first < total; first += block_) {
       const std::int64_t pixels = total - first < block_ ? total - first : block_;
       if (in_place && (grad_.one_run() || pixels == 1)) {

@@ -95,7 +95,7 @@ class PointwisePass {
   // Channels of a unit where rows are channels: a multiple of every tile's rows.
   static constexpr std::int64_t kRows = 24;
   static constexpr std::int64_t kRowsAhead = 8;    // pixels that memory is asked for in advance
-  static constexpr std::int64_t kDepthChunk = 64;  // of one item of weight packing
+  static constexpr std::int64_t kDepthChunk = 32;  // of one item of weight packing
 
   // ---- weights ----------------------------------------------------------------------------------
 
@@ -124,15 +124,16 @@ class PointwisePass {
     const std::int64_t equal = equal_panels();
     const bool by_depth = output_stride_ == 1 && equal > 0;
     const std::int64_t blocks = by_depth ? panels_count() - equal + 1 : panels_count();
-    const std::int64_t chunks = ceil_div(depth_, kDepthChunk);
+    const std::int64_t chunk = by_depth ? 32 : 512;
+    const std::int64_t chunks = ceil_div(depth_, chunk);
     threads.run(blocks * chunks, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t block = item / chunks, d = item % chunks * kDepthChunk;
+        const std::int64_t block = item / chunks, d = item % chunks * chunk;
         const std::int64_t panel = by_depth && block > 0 ? equal + block - 1 : block;
         const std::int64_t lane = panel_begin(panel), tile = round_up(panel_lanes(panel), lanes_);
         const std::int64_t lanes = by_depth && block == 0 ? equal * tile : panel_lanes(panel);
         kernels_.pack({weight(lane, d), weight_.dtype, depth_stride_, output_stride_},
-                      depth_ - d < kDepthChunk ? depth_ - d : kDepthChunk,
+                      depth_ - d < chunk ? depth_ - d : chunk,
                       lanes < outputs_ - lane ? lanes : outputs_ - lane, tile,
                       weights + lane * depth_ + d * tile, tile, tile * depth_);
       }
@@ -217,6 +218,7 @@ class PointwisePass {
         strip_.y = in_place ? static_cast<T*>(destination.at(first, lane)) : tile_;
         strip_.y_row = in_place ? destination.step : strip_.b_depth;
         strip_.ahead_of_a = panel == panel0 ? kRowsAhead * strip_.a_row : 0;
+        strip_.ahead_row = strip_.a_row;
         strip_.ahead_of_y = in_place ? kRowsAhead * strip_.y_row : 0;
         for_each_piece([&](std::int64_t d) {
           strip_.a = a + d;
@@ -293,7 +295,9 @@ class PointwisePass {
       const std::int64_t step = packed ? kRows : channel1 - channel0;
       strip_.a_row = pass_.weight_row_;
       strip_.a_depth = pass_.weight_depth_;
-      strip_.ahead_of_a = packed ? 0 : 4 * strip_.a_row;
+      // The next tile's rows, or the next unit.
+      strip_.ahead_of_a = packed ? kRows * pass_.depth_ : 4 * strip_.a_row;
+      strip_.ahead_row = packed ? strip_.depth : strip_.a_row;
       for (std::int64_t channel = channel0; channel < channel1; channel += step) {
         strip_.rows = channel1 - channel < step ? channel1 - channel : step;
         strip_.a = pass_.weights_ + channel * (packed ? pass_.depth_ : pass_.weight_row_) +
