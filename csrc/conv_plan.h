@@ -73,6 +73,8 @@ struct ConvPlan {
   const KernelInfo* kernel = nullptr;
   std::int64_t pixel_block = 0;  // fprop, dgrad: output pixels (winograd: tiles) of one work item
   std::int64_t splits = 1;       // wgrad, bgrad: chunks of output rows, summed in order
+  // Over before another thread would have begun. Changes no bits, so it is not part of a forced plan.
+  bool one_thread = false;
   // Few channels: one kernel row's taps and channels, adjacent in a packed row, are one run.
   bool merged_columns = false;
   // wgrad: input channels of one work item; winograd: source channels, those of whole groups.

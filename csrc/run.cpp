@@ -24,7 +24,8 @@ void reset_kernel_runs() {
   for (std::size_t i = 0; i < kernel_table().size(); ++i) run_counters()[i].store(0);
 }
 
-void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads) {
+void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& all_threads) {
+  const Threads threads = plan.one_thread ? Threads{} : all_threads;
   const ScratchUse use;
   run_counters()[plan.kernel->index].fetch_add(1, std::memory_order_relaxed);
   const ConvProblem& problem = plan.problem;

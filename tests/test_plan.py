@@ -117,6 +117,47 @@ def test_explain_says_what_runs() -> None:
     assert plan.kernel == kernel
 
 
+def test_little_work_stays_on_one_thread() -> None:
+    small = torch.empty(1, 16, 8, 8), torch.empty(16, 16, 3, 3)
+    large = torch.empty(1, 256, 28, 28), torch.empty(256, 256, 3, 3)
+    assert convext.explain(*small).one_thread
+    assert "one thread: too little to share" in str(convext.explain(*small))
+    assert not convext.explain(*large).one_thread
+    with convext.force_plan("indirect"):  # as tests of single kernels want it
+        assert not convext.explain(*small).one_thread
+
+
+def test_options_reach_plans_that_are_kept() -> None:
+    """Each thread keeps its plans; a changed option makes new ones."""
+    input, weight = torch.randn(1, 4, 6, 6), torch.randn(4, 4, 3, 3)
+
+    def ran() -> str:
+        convext._C.reset_kernel_runs()
+        convext.conv2d(input, weight)
+        (kernel,) = [name for name, runs in convext._C.kernel_runs().items() if runs]
+        return kernel.split("_")[1]
+
+    usual = ran()
+    assert usual != "reference"
+    for _ in range(2):
+        with convext.force_plan("reference"):
+            assert ran() == "reference"
+        assert ran() == usual
+        convext.set_workspace_limit(0)
+        assert ran() == "reference"
+        convext.set_workspace_limit(None)
+        assert ran() == usual
+
+
+def test_more_problems_than_plans_are_kept() -> None:
+    weight = torch.ones(2, 3, 3, 3)
+    for _ in range(2):
+        for size in range(3, 303):
+            output = convext.conv2d(torch.ones(1, 3, 3, size), weight, padding=(0, 1))
+            assert output.shape == (1, 2, 1, size)
+            assert output[0, 0, 0, 0] == 18
+
+
 def test_explain_of_other_layouts() -> None:
     input, weight = torch.empty(1, 4, 6, 6), torch.empty(6, 4, 3, 3)
     for other in (

@@ -423,6 +423,8 @@ ConvPlan choose(const ConvProblem& problem, Pass pass, const PlanOptions& option
   }
   ConvPlan plan = blocked_plan(problem, pass, *best);
   plan.cost = kernel_cost(*best)(plan);
+  constexpr double kFewestSharedCycles = 40e3;  // some microseconds: what waking a thread takes
+  plan.one_thread = force.text.empty() && plan.cost.total() < kFewestSharedCycles;
   if (!explain) return plan;
   plan.reason = (force.text.empty() ? "the cheapest that can run the problem: "
                                     : "forced by '" + force.text + "': ") +
@@ -452,6 +454,7 @@ std::string to_string(const ConvPlan& plan) {
   for (const auto& [name, why] : plan.refused) out << "\n  refused: " << name << ": " << why;
   out << "\n  register tile: " << plan.kernel->mr << "x" << plan.kernel->nr;
   if (plan.pixel_block) out << "\n  pixels a work item: " << plan.pixel_block;
+  if (plan.one_thread) out << "\n  one thread: too little to share";
   if (plan.merged_columns) out << "\n  a kernel row's taps and channels are one run";
   if (plan.channel_block) {
     out << (plan.pass == Pass::kDgrad ? "\n  output" : "\n  input")

@@ -165,6 +165,7 @@ PYBIND11_MODULE(_C, m) {
       .def_readonly("pixel_block", &ConvPlan::pixel_block)
       .def_readonly("channel_block", &ConvPlan::channel_block)
       .def_readonly("splits", &ConvPlan::splits)
+      .def_readonly("one_thread", &ConvPlan::one_thread)
       .def_readonly("workspace_bytes", &ConvPlan::workspace_bytes)
       .def_readonly("thread_workspace_bytes", &ConvPlan::thread_workspace_bytes)
       .def_property_readonly("cycles",
