@@ -45,7 +45,7 @@ void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& a
     case Algorithm::kDepthwise:
       if (plan.pass == Pass::kWgrad) return run_wgrad(plan, tensors, threads);
       return run_strips(plan, tensors, threads);
-    case Algorithm::kOuter: return run_wgrad(plan, tensors, threads);
+    case Algorithm::kOuter: return run_outer(plan, tensors, threads);
     case Algorithm::kPointwise: return run_pointwise(plan, tensors, threads);
     case Algorithm::kDot: return run_dot(plan, tensors, threads);
     case Algorithm::kAxpy: return run_axpy(plan, tensors, threads);

@@ -88,7 +88,7 @@ struct StripTile {
 // wgrad_outer: one register tile of grad_weight over runs of pixels. See wgrad_outer.h.
 template <class T>
 struct PixelRun {
-  const T* grad;  // first pixel, first output channel of the tile; pixels are adjacent
+  const T* grad;  // first pixel
   const T* x;     // first pixel, first lane of the tile
   std::int64_t pixels;
 };
@@ -96,11 +96,15 @@ template <class T>
 struct OuterTile {
   const PixelRun<T>* runs;
   std::int64_t run_count;
-  std::int64_t grad_channel_stride;
+  std::int64_t grad_offset;  // added to every `grad`: the tile's first output channel
+  std::int64_t grad_stride;  // from pixel to pixel or, for `outer_planes`, from channel to channel
   std::int64_t x_pixel_stride;
   T* sum;  // [mr][sum_stride]
   std::int64_t sum_stride;
   bool add;  // to what `sum` holds; otherwise it is overwritten
+  // What a later call will read: brought nearer while this one multiplies, a step each pixel.
+  const char* prefetch;
+  std::int64_t prefetch_step;
 };
 
 // wgrad_depthwise: up to mr taps of one kernel row, all channels. See wgrad_depthwise.h.
@@ -173,7 +177,11 @@ struct ComputeKernels {
   void (*depthwise)(const StripTile<T>& strip, int mr);
   void (*strip)(const MatrixStrip<T>& strip);
   void (*dot)(const DotTile<T>& tile);
-  void (*outer)(const OuterTile<T>& tile, int mr, int vectors);
+  void (*outer_planes)(const OuterTile<T>& tile, int mr, int vectors);  // pixels adjacent in grad
+  void (*outer_pixels)(const OuterTile<T>& tile, int mr, int vectors);  // channels adjacent
+  // Rows of channels to tiles of the outer kernels' mr channels; see wgrad_outer.h.
+  void (*pack_outer_rows)(const StridedBlock& source, std::int64_t pixels, std::int64_t channels,
+                          T* destination, std::int64_t tile_stride);
   void (*depthwise_outer)(const DepthwiseOuterTile<T>& tile, int taps);
   // Columns are cut into tiles; each tile's rows follow each other:
   // destination[column / tile * tile_stride + row * ld + column % tile] = source, with zeros in the

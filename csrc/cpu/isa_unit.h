@@ -49,7 +49,9 @@ constexpr ComputeKernels<T> compute_kernels() {
   kernels.depthwise = depthwise_strip_dispatch<T, kFpropDepthwiseMr, kFpropDepthwiseVectors>;
   kernels.strip = gemm_strip<T, kFpropPointwiseMr * kFpropPointwiseVectors>;
   kernels.dot = gemm_dot<T, kFpropDotMr>;
-  kernels.outer = wgrad_outer_dispatch<T, kWgradOuterMr, kWgradOuterVectors>;
+  kernels.outer_planes = wgrad_outer_dispatch<T, kWgradOuterMr, kWgradOuterVectors, false>;
+  kernels.outer_pixels = wgrad_outer_dispatch<T, kWgradOuterMr, kWgradOuterVectors, true>;
+  kernels.pack_outer_rows = pack_rows<T, kWgradOuterMr>;
   kernels.depthwise_outer = wgrad_depthwise_dispatch<T, kWgradDepthwiseMr>;
   kernels.pack = pack<T>;
   kernels.unpack = unpack<T>;

@@ -275,7 +275,10 @@ class WgradPass {
 
     void run_outer(std::int64_t count) {
       OuterTile<T> tile;
-      tile.grad_channel_stride = channel_stride_;
+      tile.grad_stride = channel_stride_;
+      tile.grad_offset = 0;
+      tile.prefetch = reinterpret_cast<const char*>(this);
+      tile.prefetch_step = 0;
       tile.x_pixel_stride = pixel_stride_;
       const int vector = pass_.kernels_.lanes;
       for (std::int64_t b = 0; b < lane_block_count_; ++b) {
@@ -300,7 +303,8 @@ class WgradPass {
         place_sum(b, tap, k, tile);
         tile->runs = runs_.data();
         tile->run_count = static_cast<std::int64_t>(runs_.size());
-        pass_.kernels_.outer(*tile, static_cast<int>(rest < pass_.mr_ ? rest : pass_.mr_), vectors);
+        pass_.kernels_.outer_planes(*tile, static_cast<int>(rest < pass_.mr_ ? rest : pass_.mr_),
+                                    vectors);
         for (PixelRun<T>& run : runs_) run.grad += pass_.mr_ * channel_stride_;
       }
     }

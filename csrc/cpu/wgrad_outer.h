@@ -8,8 +8,9 @@
 //           long sums are sums of short sums.
 // budget    mr*vectors accumulators + vectors inputs + 1 broadcast: 29 of 32 registers (AVX-512),
 //           15 of 16 (AVX2, baseline).
-// needs     x readable for whole vectors; the gradient of one channel contiguous over a run's pixels
-//           (as NCHW has it; channels_last is transposed while packing).
+// needs     x readable for whole vectors. The gradient comes in either of two orders: a channel's
+//           pixels adjacent (as NCHW has it), or a pixel's channels adjacent (as channels_last has
+//           it, or as packed [tile of mr channels][pixel][mr] by pack_rows below).
 // bound by  FMA: mr*vectors of them for mr+vectors loads a pixel.
 // step      from gemm_indirect: pixels are what is summed over, so they come as runs along a row
 //           and only the run's start depends on the tap.
@@ -21,7 +22,7 @@
 namespace convext::CONVEXT_ISA {
 namespace {
 
-template <class T, int Mr, int Vectors>
+template <class T, int Mr, int Vectors, bool ChannelsAdjacent>
 __attribute__((noinline)) void wgrad_outer(const OuterTile<T>& tile) {
   Vec<T> sum[Mr][Vectors];
 #pragma GCC unroll 8
@@ -31,22 +32,27 @@ __attribute__((noinline)) void wgrad_outer(const OuterTile<T>& tile) {
   }
 
   // Main loop.
-  const std::int64_t channel_stride = tile.grad_channel_stride;
+  const std::int64_t channel_stride = ChannelsAdjacent ? 1 : tile.grad_stride;
+  const std::int64_t pixel_stride = ChannelsAdjacent ? tile.grad_stride : 1;
+  const char* ahead = tile.prefetch;
   for (std::int64_t r = 0; r < tile.run_count; ++r) {
-    const T* grad = tile.runs[r].grad;
+    const T* grad = tile.runs[r].grad + tile.grad_offset;
     const T* x = tile.runs[r].x;
     const std::int64_t pixels = tile.runs[r].pixels;
 #pragma GCC unroll 1
     for (std::int64_t i = 0; i < pixels; ++i) {
+      __builtin_prefetch(ahead, 0, 2);
+      ahead += tile.prefetch_step;
       Vec<T> input[Vectors];
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v) input[v] = load(x + v * kLanes<T>);
 #pragma GCC unroll 8
       for (int m = 0; m < Mr; ++m) {
-        const Vec<T> g = broadcast(grad[m * channel_stride + i]);
+        const Vec<T> g = broadcast(grad[m * channel_stride]);
 #pragma GCC unroll 4
         for (int v = 0; v < Vectors; ++v) sum[m][v] += g * input[v];
       }
+      grad += pixel_stride;
       x += tile.x_pixel_stride;
     }
   }
@@ -63,15 +69,60 @@ __attribute__((noinline)) void wgrad_outer(const OuterTile<T>& tile) {
 }
 
 // Chooses the instance for mr output channels and `vectors` vectors.
-template <class T, int Mr, int Vectors>
+template <class T, int Mr, int Vectors, bool ChannelsAdjacent>
 void wgrad_outer_dispatch(const OuterTile<T>& tile, int mr, int vectors) {
   if constexpr (Mr > 1) {
-    if (mr < Mr) return wgrad_outer_dispatch<T, Mr - 1, Vectors>(tile, mr, vectors);
+    if (mr < Mr) {
+      return wgrad_outer_dispatch<T, Mr - 1, Vectors, ChannelsAdjacent>(tile, mr, vectors);
+    }
   }
   if constexpr (Vectors > 1) {
-    if (vectors < Vectors) return wgrad_outer_dispatch<T, Mr, Vectors - 1>(tile, mr, vectors);
+    if (vectors < Vectors) {
+      return wgrad_outer_dispatch<T, Mr, Vectors - 1, ChannelsAdjacent>(tile, mr, vectors);
+    }
   }
-  wgrad_outer<T, Mr, Vectors>(tile);
+  wgrad_outer<T, Mr, Vectors, ChannelsAdjacent>(tile);
+}
+
+template <class T, int Tile, class S>
+void pack_rows_typed(const S* source, std::int64_t pixel_stride, std::int64_t pixels,
+                     std::int64_t channels, T* destination, std::int64_t tile_stride) {
+  constexpr int L = kLanes<T>, kVectors = (Tile + L - 1) / L, kReach = kVectors * L;
+  for (std::int64_t i = 0; i < pixels; ++i) {
+    const S* s = source + i * pixel_stride;
+    T* d = destination + i * Tile;
+    // Whole vectors may read on into the next pixels, but not beyond the last one.
+    const std::int64_t readable = channels + (pixels - 1 - i) * pixel_stride;
+    std::int64_t k = 0;
+    for (; k < channels && k + kReach <= readable; k += Tile, d += tile_stride) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) store<T>(d + v * L, load_as<T>(s + k + v * L));
+    }
+    for (; k < channels; k += Tile, d += tile_stride) {
+      const std::int64_t count = channels - k < Tile ? channels - k : Tile;
+      for (std::int64_t m = 0; m < count; ++m) d[m] = to_compute<T>(s[k + m]);
+    }
+  }
+}
+
+// destination[channel / Tile * tile_stride + pixel * Tile + channel % Tile] = source: each pixel's
+// tile is stored as whole vectors whose surplus the next pixel overwrites. The last pixel's surplus,
+// up to a vector, falls between the tiles, where tile_stride leaves room for it.
+template <class T, int Tile>
+void pack_rows(const StridedBlock& b, std::int64_t pixels, std::int64_t channels, T* destination,
+               std::int64_t tile_stride) {
+  const auto run = [&](auto* source) {
+    pack_rows_typed<T, Tile>(source, b.row_stride, pixels, channels, destination, tile_stride);
+  };
+  if constexpr (sizeof(T) == 8) {
+    run(static_cast<const double*>(b.data));
+  } else if (b.dtype == DType::kBFloat16) {
+    run(static_cast<const BFloat16*>(b.data));
+  } else if (b.dtype == DType::kFloat16) {
+    run(static_cast<const Float16*>(b.data));
+  } else {
+    run(static_cast<const float*>(b.data));
+  }
 }
 
 }  // namespace

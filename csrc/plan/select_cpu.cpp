@@ -191,6 +191,62 @@ void block_wgrad(ConvPlan* plan) {
   plan->thread_workspace_bytes = thread_bytes_wgrad(*plan);
 }
 
+// Weight grad by outer products: pixels are cut into chunks, each with a copy of the sums, and the
+// result into blocks, so that there are up to 16 work items that are worth a thread's while.
+void block_outer(ConvPlan* plan) {
+  const ConvProblem& p = plan->problem;
+  const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
+  const std::int64_t mr = plan->kernel->mr, nr = plan->kernel->nr;
+  const bool pointwise = p.taps() == 1 && p.stride_h == 1 && p.stride_w == 1 && !p.pad_top &&
+                         !p.pad_bottom && !p.pad_left && !p.pad_right;
+  std::int64_t lanes = plan->merged_columns ? p.S * p.channels_per_group() : p.channels_per_group();
+  std::int64_t rows = p.outputs_per_group();
+  // Lanes of planes are transposed, rows are not: the fewer channels are the lanes.
+  plan->swapped = pointwise && p.groups == 1 && p.input_layout == Layout::kContiguous &&
+                  p.H * p.W > 1 && rows < lanes;
+  if (plan->swapped) std::swap(lanes, rows);
+  const std::int64_t taps = plan->merged_columns ? p.R : p.taps();
+  const std::int64_t copy = p.groups * round_up(rows, mr) * round_up(lanes, nr) * taps;
+  const std::int64_t pixels = p.N * p.P * p.Q;
+  // Few channels are read where they lie, in blocks that stay in the first-level cache; more would
+  // be read too often to be left far apart.
+  plan->read_in_place = lanes + rows <= 160;
+  plan->pixel_block = plan->read_in_place ? 128 : 256;
+  constexpr std::int64_t kItems = 16, kSplitBytes = 1 << 20, kFewestPixels = 512;
+  constexpr double kFewestCycles = 1e5;  // of a work item
+  // A chunk has enough pixels that filling and adding its copy is a small part of its work.
+  if (copy * element <= kSplitBytes) {
+    plan->splits = clamp(pixels / kFewestPixels, 1, kItems);
+    // Chunks are whole rows, unless rows are as good as long ones.
+    if (!pointwise && plan->splits > p.N * p.P) plan->splits = p.N * p.P;
+  }
+  const double cycles = static_cast<double>(copy) * static_cast<double>(pixels) /
+                        static_cast<double>(2 * plan->kernel->nr / plan->kernel->vectors);
+  const std::int64_t wanted = clamp(static_cast<std::int64_t>(cycles / kFewestCycles), 1, kItems);
+  // Blocks of the result, such that packed operands stay in the second-level cache.
+  const auto blocks_of = [](std::int64_t whole, std::int64_t blocks, std::int64_t unit) {
+    return round_up(ceil_div(whole, blocks), unit);
+  };
+  std::int64_t lane_blocks = plan->merged_columns ? 1 : ceil_div(lanes, taps == 1 ? 256 : 128);
+  std::int64_t row_blocks = ceil_div(rows, 256);
+  const auto items = [&] { return plan->splits * p.groups * lane_blocks * row_blocks; };
+  while (items() < wanted) {
+    const bool can_rows = blocks_of(rows, 2 * row_blocks, mr) >= 48;
+    const bool can_lanes = !plan->merged_columns && blocks_of(lanes, 2 * lane_blocks, nr) >= 64;
+    if (can_rows && (!can_lanes || rows / row_blocks >= lanes / lane_blocks)) {
+      row_blocks *= 2;
+    } else if (can_lanes) {
+      lane_blocks *= 2;
+    } else {
+      break;
+    }
+  }
+  plan->channel_block =
+      plan->merged_columns ? p.channels_per_group() : blocks_of(lanes, lane_blocks, nr);
+  plan->output_block = blocks_of(rows, row_blocks, mr);
+  plan->workspace_bytes = plan->splits * copy * element;
+}
+
 void block_bgrad(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
   const std::int64_t rows = p.N * p.P;
@@ -331,7 +387,7 @@ void block(ConvPlan* plan) {
     case Algorithm::kPointwise: block_pointwise(plan); break;
     case Algorithm::kDot:
     case Algorithm::kAxpy: block_few_pixels(plan); break;
-    case Algorithm::kOuter: block_wgrad(plan); break;
+    case Algorithm::kOuter: block_outer(plan); break;
     case Algorithm::kRowsum: block_bgrad(plan); break;
   }
 }
