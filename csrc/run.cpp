@@ -41,7 +41,9 @@ void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& a
     case Algorithm::kIndirect: return run_indirect(plan, tensors, threads);
     case Algorithm::kIm2col: return run_im2col(plan, tensors, threads);
     case Algorithm::kWinograd2:
-    case Algorithm::kWinograd4: return run_winograd(plan, tensors, threads);
+    case Algorithm::kWinograd4:
+      if (plan.pass == Pass::kWgrad) return run_winograd_wgrad(plan, tensors, threads);
+      return run_winograd(plan, tensors, threads);
     case Algorithm::kDepthwise:
       if (plan.pass == Pass::kWgrad) return run_wgrad(plan, tensors, threads);
       return run_strips(plan, tensors, threads);

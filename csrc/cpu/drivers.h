@@ -14,6 +14,7 @@ void run_pointwise(const ConvPlan& plan, const ConvTensors& tensors, const Threa
 void run_dot(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_axpy(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_outer(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+void run_winograd_wgrad(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_wgrad(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_rowsum(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 

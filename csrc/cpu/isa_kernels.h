@@ -157,10 +157,21 @@ struct WinogradOutput {
   int rows, columns;  // of the tile's m x m results, those that exist
 };
 template <class T>
+struct WinogradSums {
+  const T* d;  // [points][point_stride]
+  std::int64_t point_stride;
+  std::int64_t count;  // a multiple of the vector length
+  T* taps;             // [9][tap_stride]
+  std::int64_t tap_stride;
+};
+template <class T>
 struct WinogradKernels {
   void (*input)(const WinogradInput<T>& tile);
   void (*filter)(const WinogradFilters<T>& filters);
   void (*output)(const WinogradOutput<T>& tile);
+  // Weight grad: the gradient's tiles of m x m pixels, and the sums. See winograd_wgrad.h.
+  void (*grad)(const WinogradInput<T>& tile);
+  void (*grad_filter)(const WinogradSums<T>& sums);
 };
 
 // pack.h: a block of `rows` x `columns` elements at any strides, to or from compute type.

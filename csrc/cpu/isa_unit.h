@@ -11,6 +11,7 @@
 #include "wgrad_depthwise.h"
 #include "wgrad_outer.h"
 #include "winograd_tiles.h"
+#include "winograd_wgrad.h"
 
 namespace convext::CONVEXT_ISA {
 namespace {
@@ -36,6 +37,8 @@ CONVEXT_SAME_TILE(FpropDepthwise, DgradDepthwise);
 CONVEXT_SAME_TILE(FpropWinograd4, FpropWinograd2);
 CONVEXT_SAME_TILE(FpropWinograd4, DgradWinograd2);
 CONVEXT_SAME_TILE(FpropWinograd4, DgradWinograd4);
+CONVEXT_SAME_TILE(WgradOuter, WgradWinograd2);
+CONVEXT_SAME_TILE(WgradOuter, WgradWinograd4);
 CONVEXT_SAME_TILE(FpropPointwise, DgradPointwise);
 #undef CONVEXT_SAME_TILE
 static_assert(kFpropPointwiseVectors <= kMostStripVectors && kDgradAxpyVectors <= kMostStripVectors,

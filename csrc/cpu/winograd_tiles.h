@@ -206,10 +206,5 @@ void winograd_sums(const WinogradSums<T>& sums, int vectors) {
   }
 }
 
-template <class T, int M>
-constexpr WinogradKernels<T> winograd_kernels() {
-  return {winograd_input<T, M>, winograd_filter<T, M>, winograd_output<T, M>};
-}
-
 }  // namespace
 }  // namespace convext::CONVEXT_ISA

@@ -230,6 +230,40 @@ Cost cost_outer(const ConvPlan& plan) {
   return cost;
 }
 
+Cost cost_winograd_wgrad(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const int vectors = plan.kernel->vectors, lanes = lanes_of(*plan.kernel, vectors);
+  const std::int64_t m = plan.kernel->algorithm == Algorithm::kWinograd4 ? 4 : 2;
+  const auto points = static_cast<double>((m + 2) * (m + 2));
+  const auto tiles_across = [m](std::int64_t extent, std::int64_t step) {
+    std::int64_t tiles = 0;
+    for (std::int64_t d = 0; d < step && d < extent; ++d) {
+      tiles += ceil_div(ceil_div(extent - d, step), m);
+    }
+    return tiles;
+  };
+  const std::int64_t tiles =
+      p.N * tiles_across(p.P, p.dilation_h) * tiles_across(p.Q, p.dilation_w);
+  const double blocks = static_cast<double>(ceil_div(tiles, plan.pixel_block));
+  const double parts = static_cast<double>(ceil_div(p.K, plan.output_block));
+  const auto c_vectors = static_cast<double>(ceil_div(p.C, lanes));
+  const auto k_vectors = static_cast<double>(ceil_div(p.K, lanes));
+  const double register_tiles = ceil_div(p.K, plan.kernel->mr) * c_vectors / vectors;
+  Cost cost;
+  cost.multiply =
+      points * tile_cycles(static_cast<double>(tiles) * register_tiles, plan.kernel->mr, vectors);
+  constexpr double kTransformCycles = 3;  // a vector of a point
+  constexpr double kSumCycles = 1;        // a vector of sums, to and from beyond the near caches
+  const double sums = points * static_cast<double>(p.K) * c_vectors;
+  cost.move = points * kTransformCycles * static_cast<double>(tiles) *
+                  ((blocks > 1 ? parts : 1) * c_vectors + k_vectors) +
+              points * blocks * register_tiles * kTileCycles * 2 + blocks * sums * kSumCycles * 2 +
+              sums * kTransformCycles + layout_cycles(p, input_elements(p)) +
+              layout_cycles(p, output_elements(p)) + weight_elements(p) * kCopyCycles;
+  cost.memory = stream_tensors(p);
+  return cost;
+}
+
 Cost cost_rowsum(const ConvPlan& plan) {
   Cost cost;
   cost.move = layout_cycles(plan.problem, output_elements(plan.problem));

@@ -17,6 +17,7 @@ Cost cost_winograd(const ConvPlan& plan);
 Cost cost_pointwise(const ConvPlan& plan);
 Cost cost_dot(const ConvPlan& plan);
 Cost cost_axpy(const ConvPlan& plan);
+Cost cost_winograd_wgrad(const ConvPlan& plan);
 Cost cost_depthwise(const ConvPlan& plan);
 Cost cost_outer(const ConvPlan& plan);
 Cost cost_rowsum(const ConvPlan& plan);

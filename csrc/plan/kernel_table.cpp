@@ -77,6 +77,12 @@ bool three_by_three(const ConvProblem& p, std::string* why) {
 }
 
 // A copied border pixel's gradient is a sum over several pixels of the padded image.
+bool three_by_three_one_group(const ConvProblem& p, std::string* why) {
+  if (!three_by_three(p, why)) return false;
+  if (p.groups == 1) return true;
+  return refuse(why, [&] { return "needs one group, has " + std::to_string(p.groups); });
+}
+
 bool three_by_three_without_copies(const ConvProblem& p, std::string* why) {
   if (!three_by_three(p, why)) return false;
   const bool padded = p.pad_top > 0 || p.pad_bottom > 0 || p.pad_left > 0 || p.pad_right > 0;

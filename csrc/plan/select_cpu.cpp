@@ -247,6 +247,32 @@ void block_outer(ConvPlan* plan) {
   plan->workspace_bytes = plan->splits * copy * element;
 }
 
+// A block's transformed tiles stay in the last-level cache, and so do the sums of the output
+// channels that are done at once.
+void block_winograd_wgrad(ConvPlan* plan) {
+  const ConvProblem& p = plan->problem;
+  const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
+  const std::int64_t m = plan->kernel->algorithm == Algorithm::kWinograd4 ? 4 : 2;
+  const std::int64_t points = (m + 2) * (m + 2), mr = plan->kernel->mr, nr = plan->kernel->nr;
+  constexpr std::int64_t kSumBytes = 8 << 20, kTileBytes = 6 << 20;
+  const std::int64_t lanes = round_up(p.C, nr);
+  const std::int64_t most = clamp(kSumBytes / (points * lanes * element), 48, 512);
+  plan->output_block = round_up(ceil_div(p.K, ceil_div(p.K, most)), mr);
+  const auto tiles_across = [m](std::int64_t extent, std::int64_t step) {
+    std::int64_t tiles = 0;
+    for (std::int64_t d = 0; d < step && d < extent; ++d) {
+      tiles += ceil_div(ceil_div(extent - d, step), m);
+    }
+    return tiles;
+  };
+  const std::int64_t tiles =
+      p.N * tiles_across(p.P, p.dilation_h) * tiles_across(p.Q, p.dilation_w);
+  const std::int64_t tile = points * (lanes + plan->output_block) * element;
+  const std::int64_t longest = clamp(kTileBytes / tile, 48, 256);
+  plan->pixel_block = ceil_div(tiles, ceil_div(tiles, longest));
+  plan->workspace_bytes = points * plan->output_block * lanes * element + plan->pixel_block * tile;
+}
+
 void block_bgrad(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
   const std::int64_t rows = p.N * p.P;
@@ -382,7 +408,9 @@ void block(ConvPlan* plan) {
     case Algorithm::kIndirect: block_pixels(plan); break;
     case Algorithm::kIm2col: block_im2col(plan); break;
     case Algorithm::kWinograd2:
-    case Algorithm::kWinograd4: block_winograd(plan); break;
+    case Algorithm::kWinograd4:
+      weight_grad ? block_winograd_wgrad(plan) : block_winograd(plan);
+      break;
     case Algorithm::kDepthwise: weight_grad ? block_wgrad(plan) : block_strips(plan); break;
     case Algorithm::kPointwise: block_pointwise(plan); break;
     case Algorithm::kDot:
