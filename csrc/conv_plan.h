@@ -79,7 +79,7 @@ struct ConvPlan {
   bool merged_columns = false;
   // wgrad: input channels of one work item; winograd: source channels, those of whole groups.
   std::int64_t channel_block = 0;
-  std::int64_t output_block = 0;   // wgrad outer: output channels (rows) of one work item
+  std::int64_t output_block = 0;  // wgrad outer: output channels (rows) of one work item
   bool swapped = false;        // wgrad outer, 1x1: lanes are output channels, rows input channels
   bool read_in_place = false;  // wgrad outer: operands that lie as the kernel wants are not packed
   // At most. What a limit counts is their sum: a choice must not depend on the number of threads.

@@ -157,7 +157,7 @@ struct WinogradOutput {
   int rows, columns;  // of the tile's m x m results, those that exist
 };
 template <class T>
-struct WinogradSums {
+struct WinogradGradFilters {
   const T* d;  // [points][point_stride]
   std::int64_t point_stride;
   std::int64_t count;  // a multiple of the vector length
@@ -171,7 +171,7 @@ struct WinogradKernels {
   void (*output)(const WinogradOutput<T>& tile);
   // Weight grad: the gradient's tiles of m x m pixels, and the sums. See winograd_wgrad.h.
   void (*grad)(const WinogradInput<T>& tile);
-  void (*grad_filter)(const WinogradSums<T>& sums);
+  void (*grad_filter)(const WinogradGradFilters<T>& filters);
 };
 
 // pack.h: a block of `rows` x `columns` elements at any strides, to or from compute type.

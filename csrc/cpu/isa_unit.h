@@ -3,8 +3,8 @@
 #pragma once
 
 #include "depthwise_strip.h"
-#include "gemm_dot.h"
 #include "fma_peak.h"
+#include "gemm_dot.h"
 #include "gemm_indirect.h"
 #include "gemm_strip.h"
 #include "pack.h"
@@ -28,7 +28,7 @@ static_assert(kFpropIndirectMr <= kMostMr && kFpropDepthwiseMr <= kMostMr &&
                   kWgradOuterMr <= kMostMr && kWgradDepthwiseMr <= kMostMr,
               "the drivers' arrays of rows are too short");
 // Rows that share a kernel have its tile.
-#define CONVEXT_SAME_TILE(first, second)                                                      \
+#define CONVEXT_SAME_TILE(first, second)                                                  \
   static_assert(k##first##Mr == k##second##Mr && k##first##Vectors == k##second##Vectors, \
                 "these share a kernel")
 CONVEXT_SAME_TILE(FpropIndirect, DgradIndirect);

@@ -9,16 +9,16 @@
 namespace convext {
 
 enum class Slot {
-  kPanels,  // shared by a pass: packed weights
-  kBias,    // shared: bias in compute type
-  kSums,    // shared: partial sums of weight grad and bias grad
-  kZeros,   // the pixel that padding points at
-  kRows,    // packed source rows
-  kGrad,    // packed gradient
-  kPacked,  // a thread's own piece of the weights, in compute type
-  kTile,    // results on their way to a layout or type that kernels do not store
-  kFilter,  // weights on their way into Winograd's filter transform
-  kPoints,  // Winograd: transformed input tiles
+  kPanels,        // shared by a pass: packed weights
+  kBias,          // shared: bias in compute type
+  kSums,          // shared: partial sums of weight grad and bias grad
+  kZeros,         // the pixel that padding points at
+  kRows,          // packed source rows
+  kGrad,          // packed gradient
+  kPacked,        // a thread's own piece of the weights, in compute type
+  kTile,          // results on their way to a layout or type that kernels do not store
+  kFilter,        // weights on their way into Winograd's filter transform
+  kPoints,        // Winograd: transformed input tiles
   kSumsOfPoints,  // Winograd: what the GEMMs of the points sum up
   kCount,
 };

@@ -47,7 +47,7 @@ void winograd_grad(const WinogradInput<T>& tile) {
 }
 
 template <class T, int M>
-void winograd_grad_filter(const WinogradSums<T>& sums) {
+void winograd_grad_filter(const WinogradGradFilters<T>& sums) {
   constexpr int P = Winograd<M>::kPoints;
   for (std::int64_t c = 0; c < sums.count; c += kLanes<T>) {
     Vec<T> half[P * 3];
