@@ -79,6 +79,8 @@ struct ConvPlan {
   bool merged_columns = false;
   // wgrad: input channels of one work item; winograd: source channels, those of whole groups.
   std::int64_t channel_block = 0;
+  // winograd: all tiles are one block, and each panel of weights is transformed where it is used.
+  bool few_tiles = false;
   std::int64_t output_block = 0;  // wgrad outer: output channels (rows) of one work item
   bool swapped = false;        // wgrad outer, 1x1: lanes are output channels, rows input channels
   bool read_in_place = false;  // wgrad outer: operands that lie as the kernel wants are not packed

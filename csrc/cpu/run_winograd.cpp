@@ -68,6 +68,7 @@ class WinogradPass {
         nr_(plan.kernel->nr),
         block_(plan.pixel_block),
         source_block_(plan.channel_block),
+        few_tiles_(plan.few_tiles),
         forward_(plan.pass == Pass::kFprop),
         weight_(t.weight),
         bias_(t.bias) {
@@ -104,10 +105,11 @@ class WinogradPass {
   }
 
   void run(const Threads& threads) {
-    pack_weights(threads);
+    if (!few_tiles_) pack_weights(threads);
     pack_bias();
     const std::int64_t segments = N_ * segments_;
     std::int64_t blocks = ceil_div(segments, block_ < longest_run_ ? 1 : block_ / longest_run_);
+    if (few_tiles_) blocks = 1;
     // Groups are shared out so that a block's tiles stay near the core. Few blocks: cut them finer
     // where that leaves enough of each, or share out the lane blocks, which transforms the input
     // once for each share. How the work is cut changes no sum.
@@ -115,7 +117,7 @@ class WinogradPass {
     const std::int64_t count = threads.count;
     if (count > 1 && blocks * parts < 4 * count) {
       const std::int64_t finer = round_up(blocks, count);
-      if (finer <= segments && segments % finer * 4 <= segments) {
+      if (!few_tiles_ && finer <= segments && segments % finer * 4 <= segments) {
         blocks = finer;
       } else {
         const std::int64_t most = groups_ == 1 ? units_ : groups_;
@@ -142,7 +144,7 @@ class WinogradPass {
   }
 
  private:
-  static constexpr std::int64_t kDepthChunk = 16;  // of one item of weight packing
+  static constexpr std::int64_t kDepthChunk = 32;  // of one item of weight packing
   static constexpr std::int64_t kBlockChunk = 4;   // lane blocks of the same
   // Planes of a point lie this much apart from a multiple of their size, which may be a power of
   // two: a transform writes to all of them at once.
@@ -190,18 +192,18 @@ class WinogradPass {
     threads.run(groups_ * blocks * chunks, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t g = item / chunks / blocks, lb = item / chunks % blocks * kBlockChunk;
-        const std::int64_t d = item % chunks * kDepthChunk;
-        const std::int64_t left = lane_blocks_ - lb, depth = depth_ - d;
-        pack_panels(g, lb, left < kBlockChunk ? left : kBlockChunk, d,
-                    depth < kDepthChunk ? depth : kDepthChunk);
+        const std::int64_t left = lane_blocks_ - lb;
+        pack_panels(g, lb, left < kBlockChunk ? left : kBlockChunk, item % chunks * kDepthChunk,
+                    panels_ + (g * lane_blocks_ + lb) * panel_elements(), panel_stride_);
       }
     });
   }
 
-  // Weights of `depth` depths from d0 on and `blocks` lane blocks from lb0 on: all taps to
-  // [lane block][tap][depth][nr], from where they are transformed.
+  // Weights of a chunk of depths from d0 on and `blocks` lane blocks from lb0 on: all taps to
+  // [lane block][tap][depth][nr], from where they are transformed to [point][lane block][depth][nr].
   void pack_panels(std::int64_t g, std::int64_t lb0, std::int64_t blocks, std::int64_t d0,
-                   std::int64_t depth) {
+                   T* panels, std::int64_t point_stride) {
+    const std::int64_t depth = depth_ - d0 < kDepthChunk ? depth_ - d0 : kDepthChunk;
     const std::int64_t tap_stride = depth * nr_, block_stride = 9 * tap_stride;
     T* taps = scratch<T>(Slot::kFilter, kBlockChunk * 9 * kDepthChunk * nr_);
     const std::int64_t lane0 = lb0 * nr_;
@@ -224,11 +226,11 @@ class WinogradPass {
     }
     WinogradFilters<T> filters;
     filters.count = tap_stride;
-    filters.point_stride = panel_stride_;
+    filters.point_stride = point_stride;
     for (std::int64_t b = 0; b < blocks; ++b) {
       filters.taps = taps + b * block_stride + (forward_ ? 0 : 8 * tap_stride);
       filters.tap_stride = forward_ ? tap_stride : -tap_stride;  // the taps, reversed
-      filters.u = panels_ + (g * lane_blocks_ + lb0 + b) * panel_elements() + d0 * nr_;
+      filters.u = panels + b * panel_elements() + d0 * nr_;
       transforms_.filter(filters);
     }
   }
@@ -369,23 +371,49 @@ class WinogradPass {
       sums.y_stride = sum_columns_;
       sums.tiles = static_cast<std::int64_t>(tiles_.size());
       sums.depth = pass_.depth_;
+      if (pass_.few_tiles_) {
+        // Where lanes are adjacent in memory a panel alone would read a cache line here and there.
+        const std::int64_t most = pass_.lane_stride_ == 1 ? kBlockChunk : 1;
+        const std::int64_t stride = most * pass_.panel_elements() + kPlanePadding;
+        T* panels = scratch<T>(Slot::kPanels, pass_.points_ * stride);
+        for (std::int64_t u = u0, end; u < u1; u = end) {
+          const std::int64_t group_end = (u / pass_.lane_blocks_ + 1) * pass_.lane_blocks_;
+          end = u + most < group_end ? u + most : group_end;
+          if (end > u1) end = u1;
+          for (std::int64_t d = 0; d < pass_.depth_; d += kDepthChunk) {
+            pass_.pack_panels(u / pass_.lane_blocks_, u % pass_.lane_blocks_, end - u, d, panels,
+                              stride);
+          }
+          for (std::int64_t point = 0; point < pass_.points_; ++point) {
+            for (std::int64_t unit = u; unit < end; ++unit) {
+              const T* panel = panels + point * stride + (unit - u) * pass_.panel_elements();
+              sum_unit(&sums, u0, unit, point, panel, panel + pass_.panel_elements());
+            }
+          }
+        }
+        return;
+      }
       const auto panel = [&](std::int64_t point, std::int64_t unit) {
         return pass_.panels_ + point * pass_.panel_stride_ + unit * pass_.panel_elements();
       };
       for (std::int64_t point = 0; point < pass_.points_; ++point) {
+        const std::int64_t next = point + 1 < pass_.points_ ? point + 1 : point;
         for (std::int64_t unit = u0; unit < u1; ++unit) {
-          const std::int64_t lanes = pass_.lanes_in_block(unit % pass_.lane_blocks_);
-          sums.panel = panel(point, unit);
-          sums.next = unit + 1 < u1               ? panel(point, unit + 1)
-                      : point + 1 < pass_.points_ ? panel(point + 1, u0)
-                                                  : sums.panel;
-          sums.x =
-              points_ + point * input_plane_ + (unit / pass_.lane_blocks_ - group0_) * pass_.depth_;
-          sums.y = sums_ + point * sum_plane_ + pass_.unit_column(unit) - pass_.unit_column(u0);
-          pass_.kernels_.winograd_sums(sums,
-                                       static_cast<int>(ceil_div(lanes, pass_.kernels_.lanes)));
+          sum_unit(&sums, u0, unit, point, panel(point, unit),
+                   unit + 1 < u1 ? panel(point, unit + 1) : panel(next, u0));
         }
       }
+    }
+
+    void sum_unit(WinogradSums<T>* sums, std::int64_t u0, std::int64_t unit, std::int64_t point,
+                  const T* panel, const T* next) {
+      const std::int64_t g = unit / pass_.lane_blocks_;
+      const std::int64_t lanes = pass_.lanes_in_block(unit % pass_.lane_blocks_);
+      sums->panel = panel;
+      sums->next = next;
+      sums->x = points_ + point * input_plane_ + (g - group0_) * pass_.depth_;
+      sums->y = sums_ + point * sum_plane_ + pass_.unit_column(unit) - pass_.unit_column(u0);
+      pass_.kernels_.winograd_sums(*sums, static_cast<int>(ceil_div(lanes, pass_.kernels_.lanes)));
     }
 
     // Results of `channels` channels from their column of sums on, to where they belong.
@@ -448,6 +476,7 @@ class WinogradPass {
   WinogradKernels<T> transforms_;
   int m_;
   std::int64_t points_, nr_, block_, source_block_;
+  bool few_tiles_;  // one block: each panel of weights is transformed by the item that uses it
   bool forward_;
   TensorView source_, destination_, weight_, bias_;
   std::int64_t N_, groups_, lanes_, depth_, lane_stride_, depth_stride_, step_h_, step_w_;

@@ -93,6 +93,19 @@ Cost cost_im2col(const ConvPlan& plan) {
   return cost;
 }
 
+std::int64_t winograd_tiles(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const bool forward = plan.pass == Pass::kFprop;
+  const std::int64_t m = plan.kernel->algorithm == Algorithm::kWinograd4 ? 4 : 2;
+  // Each pixel class of a dilation has tiles of its own; the first classes may be longer by one.
+  const auto across = [m](std::int64_t extent, std::int64_t step) {
+    const std::int64_t longer = extent % step, shorter = step - longer;
+    return longer * ceil_div(extent / step + 1, m) + shorter * ceil_div(extent / step, m);
+  };
+  return p.N * across(forward ? p.P : p.H, p.dilation_h) *
+         across(forward ? p.Q : p.W, p.dilation_w);
+}
+
 Cost cost_winograd(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
   const bool forward = plan.pass == Pass::kFprop;
@@ -101,13 +114,7 @@ Cost cost_winograd(const ConvPlan& plan) {
   const auto points = static_cast<double>((m + 2) * (m + 2));
   const std::int64_t out = forward ? p.outputs_per_group() : p.channels_per_group();
   const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
-  // Each pixel class of a dilation has tiles of its own.
-  const auto tiles_across = [m](std::int64_t extent, std::int64_t step) {
-    const std::int64_t classes = step < extent ? step : extent;
-    return classes == 0 ? 0 : classes * ceil_div(ceil_div(extent, step), m);
-  };
-  const double tiles = static_cast<double>(p.N) * tiles_across(forward ? p.P : p.H, p.dilation_h) *
-                       tiles_across(forward ? p.Q : p.W, p.dilation_w);
+  const auto tiles = static_cast<double>(winograd_tiles(plan));
   const double out_vectors = static_cast<double>(p.groups * ceil_div(out, lanes));
   const double in_vectors = static_cast<double>(ceil_div(p.groups * depth, lanes));
   Cost cost;
@@ -117,14 +124,17 @@ Cost cost_winograd(const ConvPlan& plan) {
   // transformed weight is written, read back, and read again for each further block of tiles, from
   // beyond the second-level cache.
   const double transform_cycles = m == 4 ? 7 : 3;
-  constexpr double kSumsCycles = 40, kFilterByteCycles = 0.6, kPanelByteCycles = 0.1;
+  constexpr double kSumsCycles = 40, kFilterByteCycles = 0.6;
+  constexpr double kNearFilterByteCycles = 0.3, kPanelByteCycles = 0.1;
   const double blocks = tiles / static_cast<double>(plan.pixel_block);
-  const auto filter_bytes = static_cast<double>(plan.workspace_bytes);
+  const double filter_bytes = points * static_cast<double>(p.groups * depth) *
+                              round_up(out, plan.kernel->nr) * (p.dtype == DType::kFloat64 ? 8 : 4);
   cost.move = points * transform_cycles * tiles * (in_vectors + out_vectors) +
               points * tiles / plan.kernel->mr * out_vectors / vectors * kSumsCycles +
               weight_elements(p) * kTransposeCycles + layout_cycles(p, input_elements(p)) +
               layout_cycles(p, output_elements(p));
-  cost.memory = stream_tensors(p) + filter_bytes * kFilterByteCycles +
+  cost.memory = stream_tensors(p) +
+                filter_bytes * (plan.few_tiles ? kNearFilterByteCycles : kFilterByteCycles) +
                 (blocks > 1 ? (blocks - 1) * filter_bytes * kPanelByteCycles : 0);
   return cost;
 }

@@ -18,6 +18,7 @@ Cost cost_pointwise(const ConvPlan& plan);
 Cost cost_dot(const ConvPlan& plan);
 Cost cost_axpy(const ConvPlan& plan);
 Cost cost_winograd_wgrad(const ConvPlan& plan);
+std::int64_t winograd_tiles(const ConvPlan& plan);  // of all images
 Cost cost_depthwise(const ConvPlan& plan);
 Cost cost_outer(const ConvPlan& plan);
 Cost cost_rowsum(const ConvPlan& plan);

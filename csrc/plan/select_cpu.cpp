@@ -351,6 +351,11 @@ void block_winograd(ConvPlan* plan) {
                           ? kMostTiles
                           : clamp(kBlockBytes / (group_bytes * (plan->channel_block / depth)),
                                   kFewestTiles, kMostTiles);
+  // Few tiles: rather than the transformed weight they stay near the core.
+  constexpr std::int64_t kFewBytes = 640 << 10;
+  const std::int64_t most = kFewBytes / (points * plan->channel_block * element);
+  plan->few_tiles = winograd_tiles(*plan) <= clamp(most, 1, kMostTiles);
+  if (plan->few_tiles) plan->workspace_bytes = points * plan->kernel->nr * depth * element;
 }
 
 // ---- options -----------------------------------------------------------------------------------
