@@ -71,9 +71,12 @@ class WinogradWgradPass {
         columns_(axis_tiles(forward_map_w(p_), p_.dilation_w, m_)) {
     tiles_ = p_.N * static_cast<std::int64_t>(rows_.size() * columns_.size());
     const std::int64_t lanes = kernels_.lanes;
-    // Rows of points, and the planes of a point, do not lie powers of two apart.
-    input_ld_ = round_up(p_.C, nr_) + nr_;
-    grad_ld_ = round_up(row_chunk_, lanes) + lanes;
+    // Long rows of points, and the planes of a point, do not lie powers of two apart.
+    constexpr std::int64_t kLong = 64;
+    input_ld_ = round_up(p_.C, nr_);
+    if (input_ld_ >= kLong) input_ld_ += nr_;
+    grad_ld_ = round_up(row_chunk_, lanes);
+    if (grad_ld_ >= kLong) grad_ld_ += lanes;
     sum_ld_ = round_up(p_.C, nr_);
     input_plane_ = block_ * input_ld_ + kPlanePadding;
     grad_plane_ = block_ * grad_ld_ + kPlanePadding;

@@ -257,16 +257,18 @@ Cost cost_winograd_wgrad(const ConvPlan& plan) {
   const double blocks = static_cast<double>(ceil_div(tiles, plan.pixel_block));
   const double parts = static_cast<double>(ceil_div(p.K, plan.output_block));
   const auto c_vectors = static_cast<double>(ceil_div(p.C, lanes));
-  const auto k_vectors = static_cast<double>(ceil_div(p.K, lanes));
   const double register_tiles = ceil_div(p.K, plan.kernel->mr) * c_vectors / vectors;
   Cost cost;
   cost.multiply =
       points * tile_cycles(static_cast<double>(tiles) * register_tiles, plan.kernel->mr, vectors);
-  constexpr double kTransformCycles = 3;  // a vector of a point
-  constexpr double kSumCycles = 1;        // a vector of sums, to and from beyond the near caches
+  constexpr double kTransformCycles = 6;  // a vector of a point, or one channel past the last
+  constexpr double kSumCycles = 3;        // a vector of sums, to or from beyond the near caches
+  const auto vectors_of = [lanes](std::int64_t channels) {
+    return static_cast<double>(channels / lanes + channels % lanes);
+  };
   const double sums = points * static_cast<double>(p.K) * c_vectors;
   cost.move = points * kTransformCycles * static_cast<double>(tiles) *
-                  ((blocks > 1 ? parts : 1) * c_vectors + k_vectors) +
+                  ((blocks > 1 ? parts : 1) * vectors_of(p.C) + vectors_of(p.K)) +
               points * blocks * register_tiles * kTileCycles * 2 + blocks * sums * kSumCycles * 2 +
               sums * kTransformCycles + layout_cycles(p, input_elements(p)) +
               layout_cycles(p, output_elements(p)) + weight_elements(p) * kCopyCycles;

@@ -247,14 +247,15 @@ void block_outer(ConvPlan* plan) {
   plan->workspace_bytes = plan->splits * copy * element;
 }
 
-// A block's transformed tiles stay in the last-level cache, and so do the sums of the output
-// channels that are done at once.
+// A block's transformed tiles stay in the second-level cache where channels are few, and the sums of
+// the output channels that are done at once in the last-level one.
 void block_winograd_wgrad(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
   const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
   const std::int64_t m = plan->kernel->algorithm == Algorithm::kWinograd4 ? 4 : 2;
   const std::int64_t points = (m + 2) * (m + 2), mr = plan->kernel->mr, nr = plan->kernel->nr;
-  constexpr std::int64_t kSumBytes = 8 << 20, kTileBytes = 6 << 20;
+  constexpr std::int64_t kSumBytes = 8 << 20, kTileBytes = 512 << 10;
+  constexpr std::int64_t kFewestTiles = 96;  // fewer would not be worth a pass over the sums
   const std::int64_t lanes = round_up(p.C, nr);
   const std::int64_t most = clamp(kSumBytes / (points * lanes * element), 48, 512);
   plan->output_block = round_up(ceil_div(p.K, ceil_div(p.K, most)), mr);
@@ -268,7 +269,7 @@ void block_winograd_wgrad(ConvPlan* plan) {
   const std::int64_t tiles =
       p.N * tiles_across(p.P, p.dilation_h) * tiles_across(p.Q, p.dilation_w);
   const std::int64_t tile = points * (lanes + plan->output_block) * element;
-  const std::int64_t longest = clamp(kTileBytes / tile, 48, 256);
+  const std::int64_t longest = clamp(kTileBytes / tile, kFewestTiles, 256);
   plan->pixel_block = ceil_div(tiles, ceil_div(tiles, longest));
   plan->workspace_bytes = points * plan->output_block * lanes * element + plan->pixel_block * tile;
 }
