@@ -52,14 +52,21 @@ __attribute__((noinline)) void strip_tile(const MatrixStrip<T>& s, std::int64_t 
   const std::int64_t a_depth = s.a_depth, b_depth = s.b_depth;
   const T* b = s.b;
   [[maybe_unused]] T* copy = s.copy;
-  // What is read later is asked for while this tile multiplies, a cache line a step.
-  const bool ahead_of_b = s.ahead != nullptr && index < 2;
+  // What is read later is asked for while this tile multiplies, a cache line a step: the lines of
+  // b by as many tiles, or all by one of few rows.
+  constexpr int kLines = (V * L + kLine - 1) / kLine;
+  constexpr bool kAllLines = V >= 8;
+  const bool ahead_of_b = s.ahead != nullptr && index < (kAllLines ? 1 : kLines);
   const T* ahead = ahead_of_b ? s.ahead + index * kLine : s.a + s.ahead_of_a + row * s.ahead_row;
   const std::int64_t ahead_step = ahead_of_b ? s.ahead_step : Mr;
   std::int64_t i = 0;
 #pragma GCC unroll 1
   for (std::int64_t d = s.depth; d > 0; --d, b += b_depth, i += a_depth, ahead += ahead_step) {
     __builtin_prefetch(ahead);
+    if constexpr (kAllLines) {
+#pragma GCC unroll 12
+      for (int l = 1; l < kLines; ++l) __builtin_prefetch(ahead + l * kLine);
+    }
     Vec<T> lanes[V];
 #pragma GCC unroll 12
     for (int v = 0; v < V; ++v) lanes[v] = load(b + (v + 1 < V ? v * L : last));

@@ -43,8 +43,8 @@ struct MatrixStrip {
   const T* bias;  // [lanes], or [rows] if bias_by_row; null where there is none
   bool bias_by_row;
   bool add;  // to what y holds
-  // What comes after, which memory is asked for in advance: two cache lines a step of depth, or
-  // null; and, as distances in elements, more of a's rows and y's.
+  // What comes after, which memory is asked for in advance: a strip's lanes each step of depth,
+  // or null; and, as distances in elements, more of a's rows and y's.
   const T* ahead;
   std::int64_t ahead_step, ahead_of_a, ahead_row, ahead_of_y;
 };

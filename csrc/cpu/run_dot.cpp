@@ -205,6 +205,8 @@ class AxpyPass {
   }
 
  private:
+  static constexpr std::int64_t kRowsAhead = 16;
+
   const T* gather(std::int64_t first, std::int64_t pixels) {
     T* grad = scratch<T>(Slot::kGrad, pixels * p_.K);
     grad_.for_each(first, pixels, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
@@ -277,6 +279,9 @@ class AxpyPass {
         strip.b = converted;
         strip.b_depth = padded;
       }
+      // Rows of weights are far apart, and a row's piece is short.
+      strip.ahead = weights_in_place ? strip.b + kRowsAhead * row : nullptr;
+      strip.ahead_step = row;
       kernels_.strip(strip);
     }
   }
