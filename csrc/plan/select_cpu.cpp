@@ -440,6 +440,10 @@ std::int64_t limited_bytes(const ConvPlan& plan) {
   return plan.workspace_bytes + plan.thread_workspace_bytes;
 }
 
+Cost cost_of(const ConvPlan& plan) {
+  return plan.problem.is_empty() ? Cost{} : kernel_cost(*plan.kernel)(plan);
+}
+
 [[noreturn]] void raise_no_kernel(const ConvProblem& problem, Pass pass, const Force& force,
                                   const ConvPlan& refusals) {
   std::string message =
@@ -500,7 +504,7 @@ ConvPlan choose(const ConvProblem& problem, Pass pass, const PlanOptions& option
         continue;
       }
     }
-    const Cost cost = kernel_cost(*kernel)(blocked_plan(costed, pass, *kernel));
+    const Cost cost = cost_of(blocked_plan(costed, pass, *kernel));
     if (explain) candidates.emplace_back(kernel, cost);
     if (best == nullptr || cost.total() < best_cost.total()) {
       best = kernel;
@@ -512,7 +516,7 @@ ConvPlan choose(const ConvProblem& problem, Pass pass, const PlanOptions& option
     raise_no_kernel(problem, pass, force, refusals);
   }
   ConvPlan plan = blocked_plan(problem, pass, *best);
-  plan.cost = kernel_cost(*best)(plan);
+  plan.cost = cost_of(plan);
   constexpr double kFewestSharedCycles = 40e3;  // some microseconds: what waking a thread takes
   plan.one_thread = force.text.empty() && plan.cost.total() < kFewestSharedCycles;
   if (!explain) return plan;
