@@ -213,7 +213,7 @@ void block_outer(ConvPlan* plan) {
   plan->read_in_place = lanes + rows <= 160;
   plan->pixel_block = plan->read_in_place ? 128 : 256;
   constexpr std::int64_t kItems = 16, kSplitBytes = 1 << 20, kFewestPixels = 512;
-  constexpr double kFewestCycles = 1e5;  // of a work item
+  constexpr double kFewestCycles = 9e4;  // of a work item
   // A chunk has enough pixels that filling and adding its copy is a small part of its work.
   if (copy * element <= kSplitBytes) {
     plan->splits = clamp(pixels / kFewestPixels, 1, kItems);
@@ -223,7 +223,8 @@ void block_outer(ConvPlan* plan) {
   const double cycles = static_cast<double>(copy) * static_cast<double>(pixels) /
                         static_cast<double>(2 * plan->kernel->nr / plan->kernel->vectors);
   const std::int64_t wanted = clamp(static_cast<std::int64_t>(cycles / kFewestCycles), 1, kItems);
-  // Blocks of the result, such that packed operands stay in the second-level cache.
+  // Blocks of the result, such that packed operands stay in the second-level cache. Each
+  // block packs its operands again, so none is small.
   const auto blocks_of = [](std::int64_t whole, std::int64_t blocks, std::int64_t unit) {
     return round_up(ceil_div(whole, blocks), unit);
   };
@@ -231,8 +232,8 @@ void block_outer(ConvPlan* plan) {
   std::int64_t row_blocks = ceil_div(rows, 256);
   const auto items = [&] { return plan->splits * p.groups * lane_blocks * row_blocks; };
   while (items() < wanted) {
-    const bool can_rows = blocks_of(rows, 2 * row_blocks, mr) >= 48;
-    const bool can_lanes = !plan->merged_columns && blocks_of(lanes, 2 * lane_blocks, nr) >= 64;
+    const bool can_rows = blocks_of(rows, 2 * row_blocks, mr) >= 96;
+    const bool can_lanes = !plan->merged_columns && blocks_of(lanes, 2 * lane_blocks, nr) >= 96;
     if (can_rows && (!can_lanes || rows / row_blocks >= lanes / lane_blocks)) {
       row_blocks *= 2;
     } else if (can_lanes) {
