@@ -233,7 +233,8 @@ void block_outer(ConvPlan* plan) {
   const auto items = [&] { return plan->splits * p.groups * lane_blocks * row_blocks; };
   while (items() < wanted) {
     const bool can_rows = blocks_of(rows, 2 * row_blocks, mr) >= 96;
-    const bool can_lanes = !plan->merged_columns && blocks_of(lanes, 2 * lane_blocks, nr) >= 96;
+    const bool can_lanes =
+        !plan->merged_columns && blocks_of(lanes, 2 * lane_blocks, nr) >= (lanes > 256 ? 256 : 96);
     if (can_rows && (!can_lanes || rows / row_blocks >= lanes / lane_blocks)) {
       row_blocks *= 2;
     } else if (can_lanes) {
