@@ -96,8 +96,8 @@ def time_pairs(
     """Time two callables in interleaved pairs A B, B A, A B, ...
 
     Each is called with a number that grows by one from call to call over both, to choose operands
-    by. The first calls, where a library builds and caches what it needs, are not counted unless they
-    take long; they tell how many pairs the effort allows.
+    by. The first calls, where a library builds and caches what it needs, tell how many pairs the
+    effort allows; they are not counted unless they take long.
     """
     calls = 0
 
