@@ -438,6 +438,21 @@ class TestReport:
         ]
         assert report.cost_table([cell("forward", 2.0)]) is None
 
+    @pytest.mark.parametrize(("width", "shown"), [(report.WIDE, "fprop_x"), (120, "x")])
+    def test_narrow_tables_name_algorithms(self, width: int, shown: str) -> None:
+        cycles = {"multiply": 1e3, "move": 2e3, "memory": 3e3}
+        plan = {"kernel": "fprop_x", "algorithm": "x", "workspace_bytes": 2048, "cycles": cycles}
+        share = {"fma": 0.5, "bandwidth": 0.25}
+        figures = {f"{peer}_share": share for peer in operands.PEERS}
+        figures |= {f"{peer}_gflops": 7.0 for peer in operands.PEERS}
+        table = report.cell_table([cell("forward", 2.0, plans=[plan], **figures)], "", width)
+        console = Console(record=True, width=240, file=io.StringIO())
+        console.print(table)
+        row = next(line for line in console.export_text().splitlines() if "tiny" in line)
+        details = [part.strip() for part in row.split("│")[11:-1]]
+        whole = ["7.0 7.0", "50 50", "25 25", "1 + 2 + 3", "2", "fprop_x"]
+        assert details == (whole if shown == "fprop_x" else ["50 50", "x"])
+
     def test_model_fit(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         def planned(algorithm: str, cycles: float, **key: Any) -> report.Cell:
             terms = {"multiply": cycles, "move": 0.0, "memory": 0.0}

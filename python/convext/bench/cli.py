@@ -327,9 +327,11 @@ def _print_results(
     if cells:
         few = len(cells) <= report.WORST
         if args.cells or few:
-            console.print(report.cell_table(cells, "cells"))
+            console.print(report.cell_table(cells, "cells", console.width))
         if not few:
-            console.print(report.cell_table(report.worst_cells(cells), "worst cells"))
+            console.print(
+                report.cell_table(report.worst_cells(cells), "worst cells", console.width)
+            )
         for table in (report.table_summary(cells), report.cost_table(cells)):
             if table is not None:
                 console.print(table)

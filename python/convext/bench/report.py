@@ -15,6 +15,9 @@ from convext.bench.operands import PASSES
 SCHEMA = 1
 WORST = 10
 
+# Columns that the table of cells needs for all it has to say.
+WIDE = 200
+
 CROSSED = ("layout", "batch", "threads")
 
 Cell = dict[str, Any]
@@ -149,8 +152,11 @@ def _right(table: Table, *names: str) -> None:
         table.add_column(name, justify="right", no_wrap=True)
 
 
-def cell_table(cells: Sequence[Cell], title: str) -> Table:
-    """One line a cell: times, ratio with quartiles, shares of the peaks, what was planned."""
+def cell_table(cells: Sequence[Cell], title: str, width: int = WIDE) -> Table:
+    """One line a cell: times, ratio with quartiles, shares of the peaks, what was planned.
+
+    On a terminal narrower than ``WIDE``, figures give way, and algorithms stand for kernels.
+    """
     table = Table(title=title, title_justify="left")
     table.add_column("layer", no_wrap=True)
     table.add_column("dtype", no_wrap=True)
@@ -162,8 +168,10 @@ def cell_table(cells: Sequence[Cell], title: str) -> Table:
         table.add_column("padding", no_wrap=True)
     _right(table, "torch ms", "convext ms", "ratio", "q1..q3")
     detailed = any("convext_share" in cell for cell in cells)
-    if detailed:
-        # Both peers' figures: torch's, then convext's.
+    if detailed and width < WIDE:
+        _right(table, "% FMA")
+        table.add_column("algorithm", overflow="fold")
+    elif detailed:
         _right(table, "GF/s", "% FMA", "% copy", "planned kcycles", "KiB")
         table.add_column("kernel", overflow="fold")
     for cell in cells:
@@ -173,8 +181,9 @@ def cell_table(cells: Sequence[Cell], title: str) -> Table:
         row += [_value(cell, "padding_mode")] if padded else []
         row += [f"{cell['torch_ms']['median']:.3f}", f"{cell['convext_ms']['median']:.3f}"]
         row += [coloured(ratio_of(cell)), f"{spread['q1']:.2f}..{spread['q3']:.2f}"]
-        table.add_row(*row, *(_details(cell) if detailed else ()))
-    if detailed:
+        details = _details(cell) if detailed else []
+        table.add_row(*row, *(details[:-1] if width >= WIDE else details[1:2] + details[-1:]))
+    if detailed and width >= WIDE:
         table.caption = (
             "GF/s, % FMA, % copy: torch's, convext's, as shares of the measured peaks; "
             "planned kcycles: multiply + move + memory, of one core; KiB: workspace"
@@ -184,7 +193,7 @@ def cell_table(cells: Sequence[Cell], title: str) -> Table:
 
 
 def _details(cell: Cell) -> list[str]:
-    """The columns of ``cell_table`` that only a run over layers has."""
+    """Columns of ``cell_table`` that only a run over layers has; torch's figure, then convext's."""
     peers = ("torch", "convext")
     texts = [" ".join(f"{cell[f'{peer}_gflops']:.1f}" for peer in peers)]
     for peak in ("fma", "bandwidth"):
@@ -193,6 +202,7 @@ def _details(cell: Cell) -> list[str]:
     texts.append(" + ".join(f"{sum(c[term] for c in cycles) / 1e3:.0f}" for term in cycles[0]))
     texts.append(f"{sum(plan['workspace_bytes'] for plan in cell['plans']) / 1024:.0f}")
     texts.append(", ".join(plan["kernel"] for plan in cell["plans"]))
+    texts.append(", ".join(plan["algorithm"] for plan in cell["plans"]))
     return texts
 
 
