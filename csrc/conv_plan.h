@@ -17,6 +17,8 @@ enum class Algorithm : std::uint8_t {
   kReference,
   kIndirect,
   kIm2col,
+  kDirect,
+  kDirectPlanes,
   kOuter,
   kDepthwise,
   kRowsum,
@@ -72,6 +74,8 @@ struct ConvPlan {
   ConvProblem problem;
   const KernelInfo* kernel = nullptr;
   std::int64_t pixel_block = 0;  // fprop, dgrad: output pixels (winograd: tiles) of one work item
+  std::int64_t row_block = 0;    // direct: destination rows of one work item
+  std::int64_t tile_rows = 0;    // direct_planes: channels of the register tile
   std::int64_t splits = 1;       // wgrad, bgrad: chunks of output rows, summed in order
   // Over before another thread would have begun. Changes no bits, so it is not part of a forced plan.
   bool one_thread = false;

@@ -40,6 +40,8 @@ void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& a
       return;
     case Algorithm::kIndirect: return run_indirect(plan, tensors, threads);
     case Algorithm::kIm2col: return run_im2col(plan, tensors, threads);
+    case Algorithm::kDirect: return run_direct(plan, tensors, threads);
+    case Algorithm::kDirectPlanes: return run_direct_planes(plan, tensors, threads);
     case Algorithm::kWinograd2:
     case Algorithm::kWinograd4:
       if (plan.pass == Pass::kWgrad) return run_winograd_wgrad(plan, tensors, threads);

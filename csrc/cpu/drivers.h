@@ -8,6 +8,8 @@ namespace convext {
 
 void run_indirect(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_strips(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+void run_direct(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+void run_direct_planes(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_im2col(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_winograd(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_pointwise(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);

@@ -28,6 +28,38 @@ struct GemmTile {
   std::int64_t y_offset;  // added to every pointer in y
 };
 
+// fprop_direct, dgrad_direct: one register tile. See direct_channels.h.
+template <class T>
+struct DirectTile {
+  const T* const* x;           // [entries]: the first pixel of the row
+  const std::int64_t* weight;  // [entries]: where its weights begin in the panel
+  std::int64_t entries;
+  std::int64_t x_offset;    // added to every pointer in x: the tile's first pixel, the group
+  std::int64_t pixel_step;  // between neighbouring pixels' sources
+  std::int64_t run;         // elements summed over in one entry
+  const T* panel;           // [..][nr] packed weights
+  const T* bias;            // [nr]; zeros where there is none
+  T* y;                     // the first pixel's results
+  std::int64_t y_step;
+};
+
+// fprop_direct_planes, dgrad_direct_planes: one register tile. See direct_planes.h.
+inline constexpr int kMostPlaneVectors = 4;  // of columns
+template <class T>
+struct DirectPlaneTile {
+  const T* const* x;           // [entries]: the first column of the row
+  const std::int64_t* weight;  // [entries]: where its weights begin in the panel
+  std::int64_t entries;
+  std::int64_t x_offset;  // added to every pointer in x: the tile's first column, the group
+  std::int64_t depth;     // planes summed over in one entry
+  std::int64_t plane_stride;
+  std::int64_t weight_step;  // between the weights of neighbouring planes
+  const T* panel;            // [..][weight_step] packed weights
+  const T* bias;             // [mr]
+  T* y;                      // the first channel's results
+  std::int64_t y_step;
+};
+
 // fprop_pointwise, dgrad_pointwise, dgrad_axpy: some rows of a product of matrices, `lanes` columns
 // of it. See gemm_strip.h.
 template <class T>
@@ -185,6 +217,8 @@ template <class T>
 struct ComputeKernels {
   int lanes;  // of one vector
   void (*gemm)(const GemmTile<T>& tile, int mr, int vectors);
+  void (*direct)(const DirectTile<T>& tile, int mr, int vectors);
+  void (*direct_planes)(const DirectPlaneTile<T>& tile, int mr, int vectors);
   void (*depthwise)(const StripTile<T>& strip, int mr);
   void (*strip)(const MatrixStrip<T>& strip);
   void (*dot)(const DotTile<T>& tile);
@@ -204,6 +238,11 @@ struct ComputeKernels {
                  const StridedBlock& destination);
   // destination = source, past the caches.
   void (*stream_copy)(const T* source, std::int64_t count, T* destination);
+  // A row's columns to its phases modulo `step`, `pitch` elements apart, and back (direct_planes.h).
+  void (*split_phases)(const T* from, std::int64_t count, std::int64_t step, T* to,
+                       std::int64_t pitch);
+  void (*join_phases)(const T* from, std::int64_t pitch, std::int64_t step, std::int64_t count,
+                      T* to);
   // sum[column] += the sum of the rows, for columns that are a multiple of the vector length.
   void (*add_rows)(const T* rows, std::int64_t count, std::int64_t columns, std::int64_t ld,
                    double* sum);

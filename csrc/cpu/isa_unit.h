@@ -3,6 +3,8 @@
 #pragma once
 
 #include "depthwise_strip.h"
+#include "direct_channels.h"
+#include "direct_planes.h"
 #include "fma_peak.h"
 #include "gemm_dot.h"
 #include "gemm_indirect.h"
@@ -33,6 +35,8 @@ static_assert(kFpropIndirectMr <= kMostMr && kFpropDepthwiseMr <= kMostMr &&
                 "these share a kernel")
 CONVEXT_SAME_TILE(FpropIndirect, DgradIndirect);
 CONVEXT_SAME_TILE(FpropIndirect, FpropIm2col);
+CONVEXT_SAME_TILE(FpropDirect, DgradDirect);
+CONVEXT_SAME_TILE(FpropDirectPlanes, DgradDirectPlanes);
 CONVEXT_SAME_TILE(FpropDepthwise, DgradDepthwise);
 CONVEXT_SAME_TILE(FpropWinograd4, FpropWinograd2);
 CONVEXT_SAME_TILE(FpropWinograd4, DgradWinograd2);
@@ -49,6 +53,10 @@ constexpr ComputeKernels<T> compute_kernels() {
   ComputeKernels<T> kernels{};
   kernels.lanes = kLanes<T>;
   kernels.gemm = gemm_indirect_dispatch<T, kFpropIndirectMr, kFpropIndirectVectors>;
+  kernels.direct = direct_channels_dispatch<T, kFpropDirectMr, kFpropDirectVectors>;
+  kernels.direct_planes =
+      direct_planes_dispatch<T, kFpropDirectPlanesMr * kFpropDirectPlanesVectors,
+                             kFpropDirectPlanesMr>;
   kernels.depthwise = depthwise_strip_dispatch<T, kFpropDepthwiseMr, kFpropDepthwiseVectors>;
   kernels.strip = gemm_strip<T, kFpropPointwiseMr * kFpropPointwiseVectors>;
   kernels.dot = gemm_dot<T, kFpropDotMr>;
@@ -58,6 +66,8 @@ constexpr ComputeKernels<T> compute_kernels() {
   kernels.depthwise_outer = wgrad_depthwise_dispatch<T, kWgradDepthwiseMr>;
   kernels.pack = pack<T>;
   kernels.unpack = unpack<T>;
+  kernels.split_phases = split_phases<T>;
+  kernels.join_phases = join_phases<T>;
   kernels.stream_copy = stream_copy<T>;
   kernels.add_rows = add_rows<T>;
   kernels.winograd_sums = winograd_sums<T, kFpropWinograd4Mr, kFpropWinograd4Vectors>;

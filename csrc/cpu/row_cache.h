@@ -59,9 +59,15 @@ void pack_row(const ComputeKernels<T>& kernels, const TensorView& view, std::int
       }
       continue;
     }
-    kernels.pack({element(view, n, first_channel, h, run.source), view.dtype,
-                  run.step * view.stride[3], view.stride[1]},
-                 run.count, channels, tile, d, tile, tile_stride);
+    void* const from = element(view, n, first_channel, h, run.source);
+    if (view.stride[1] == 1 && run.step * view.stride[3] == channels && tile == channels) {
+      // Whole pixels next to each other: one long row, however few channels.
+      const std::int64_t count = run.count * channels;
+      kernels.pack({from, view.dtype, 0, 1}, 1, count, count, d, count, 0);
+      continue;
+    }
+    kernels.pack({from, view.dtype, run.step * view.stride[3], view.stride[1]}, run.count, channels,
+                 tile, d, tile, tile_stride);
   }
 }
 

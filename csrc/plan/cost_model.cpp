@@ -66,9 +66,118 @@ Cost cost_indirect(const ConvPlan& plan) {
   const double pixels = static_cast<double>(p.N) * (forward ? p.P * p.Q : p.H * p.W);
   const double tiles = pixels / plan.kernel->mr * p.groups * ceil_div(out, plan.kernel->nr);
   const double entries = pixel_taps(plan) / (plan.merged_columns ? p.S : 1);
-  cost.move = tiles * kTileCycles + entries * kPointerCycles +
-              weight_elements(p) * kTransposeCycles + layout_cycles(p, input_elements(p)) +
+  constexpr double kTablePixelCycles = 60, kTableEntryCycles = 5;
+  cost.move = tiles * kTileCycles + pixels * kTablePixelCycles + entries * kTableEntryCycles +
+              weight_elements(p) * kPackedWeightCycles + layout_cycles(p, input_elements(p)) +
               layout_cycles(p, output_elements(p));
+  cost.memory = stream_tensors(p);
+  return cost;
+}
+
+double step_cycles(double rows, double vectors) {
+  constexpr double kLatency = 4;
+  const double fma = 0.5 * rows * vectors, loads = 0.5 * (rows + vectors);
+  const double busy = fma > loads ? fma : loads;
+  return busy > kLatency ? busy : kLatency;
+}
+
+double planes_row_cycles(std::int64_t rows, std::int64_t columns, std::int64_t mr, int lanes,
+                         std::int64_t budget) {
+  const auto tile_row = [&](std::int64_t m) {
+    const std::int64_t most = budget / m < 4 ? budget / m : 4;
+    const std::int64_t vectors = ceil_div(columns, lanes), tiles = ceil_div(vectors, most);
+    return static_cast<double>(tiles) *
+           step_cycles(static_cast<double>(m), static_cast<double>(vectors) / tiles);
+  };
+  return static_cast<double>(rows / mr) * tile_row(mr) + (rows % mr ? tile_row(rows % mr) : 0);
+}
+
+namespace {
+
+constexpr double kL1Bytes = 32 << 10;
+
+// What the kernels that slide over rows have in common.
+struct Rows {
+  std::int64_t out, depth;        // channels of a group: of the destination, of the source
+  std::int64_t classes, columns;  // of a destination row, and columns of each class
+  double rows;                    // of the destination, of all images
+
+  explicit Rows(const ConvPlan& plan) {
+    const ConvProblem& p = plan.problem;
+    const bool forward = plan.pass == Pass::kFprop;
+    out = forward ? p.outputs_per_group() : p.channels_per_group();
+    depth = forward ? p.channels_per_group() : p.outputs_per_group();
+    classes = forward ? 1 : p.stride_w < p.W ? p.stride_w : p.W;
+    columns = forward ? p.Q : ceil_div(p.W, classes);
+    rows = static_cast<double>(p.N) * (forward ? p.P : p.H);
+  }
+};
+
+// Bringing `elements` of an activation to rows of pixels or of planes, or back.
+double rows_layout_cycles(const ConvProblem& p, double elements, std::int64_t channels,
+                          std::int64_t width, bool planes) {
+  const bool lie_so = p.input_layout == (planes ? Layout::kContiguous : Layout::kChannelsLast);
+  if (lie_so) return elements * kCopyCycles;
+  constexpr std::int64_t kShortRow = 32;  // which transposes badly
+  const bool gather = p.input_layout == Layout::kStrided || channels < 8 || width < kShortRow;
+  return elements * (gather ? kGatherCycles : kTransposeCycles);
+}
+
+double rows_layout_cycles(const ConvProblem& p, bool planes) {
+  return rows_layout_cycles(p, input_elements(p), p.C, p.W, planes) +
+         rows_layout_cycles(p, output_elements(p), p.K, p.Q, planes);
+}
+
+}  // namespace
+
+Cost cost_direct(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const Rows r(plan);
+  const int vectors = plan.kernel->vectors, lanes = lanes_of(*plan.kernel, vectors);
+  const double row_tiles = static_cast<double>(ceil_div(r.columns, plan.kernel->mr));
+  const double mr = static_cast<double>(r.columns) / row_tiles;
+  double tile_step = 0;  // one step through all lanes of a group
+  for (std::int64_t left = r.out; left > 0; left -= plan.kernel->nr) {
+    const std::int64_t width = left < plan.kernel->nr ? left : plan.kernel->nr;
+    tile_step += step_cycles(mr, static_cast<double>(ceil_div(width, lanes)));
+  }
+  const double blocks = static_cast<double>(p.groups * ceil_div(r.out, plan.kernel->nr));
+  const double panel = static_cast<double>(p.taps() * r.depth * plan.kernel->nr * 4);
+  // Narrow tiles read a panel that exceeds the first-level cache too often.
+  if (panel > kL1Bytes) tile_step += 0.5 * blocks / static_cast<double>(p.groups);
+  const double tiles = r.rows * row_tiles * static_cast<double>(r.classes) * blocks;
+  const bool merged = p.groups == 1 && p.dilation_w == 1;
+  const double taps = static_cast<double>(merged ? p.R : p.taps());
+  const double entries =
+      plan.pass == Pass::kFprop ? taps : taps / (p.stride_h * (merged ? 1 : p.stride_w));
+  Cost cost;
+  cost.multiply = pixel_taps(plan) * static_cast<double>(r.depth * p.groups) / mr * tile_step;
+  cost.move = tiles * (kTileCycles + entries * kEntryCycles) +
+              weight_elements(p) * kPackedWeightCycles + rows_layout_cycles(p, false);
+  cost.memory = stream_tensors(p);
+  return cost;
+}
+
+Cost cost_direct_planes(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const Rows r(plan);
+  const int lanes = lanes_of(*plan.kernel, plan.kernel->vectors);
+  const std::int64_t budget = plan.kernel->mr * plan.kernel->vectors;
+  // Planes lie apart: every step of a deep sum reads other lines, most of them across two.
+  const double apart = r.depth > 8 ? 1.2 : 1.05;
+  const double row_step =
+      planes_row_cycles(r.out, r.columns, plan.tile_rows, lanes, budget) * apart;
+  const double tiles = r.rows * static_cast<double>(r.classes * p.groups) *
+                       static_cast<double>(ceil_div(r.out, plan.tile_rows)) *
+                       static_cast<double>(ceil_div(r.columns, lanes * 3));
+  const double taps = static_cast<double>(p.taps() * (r.depth <= 4 ? r.depth : 1));
+  const double entries = plan.pass == Pass::kFprop ? taps : taps / (p.stride_h * p.stride_w);
+  Cost cost;
+  cost.multiply = pixel_taps(plan) / static_cast<double>(r.columns) * row_step *
+                  static_cast<double>(r.depth * p.groups);
+  cost.move = tiles * (kTileCycles + entries * kEntryCycles) +
+              weight_elements(p) * kPackedWeightCycles + rows_layout_cycles(p, true) +
+              (p.stride_w > 1 ? input_elements(p) * (p.stride_w == 2 ? 2 : 4) * kCopyCycles : 0);
   cost.memory = stream_tensors(p);
   return cost;
 }
@@ -84,9 +193,12 @@ Cost cost_im2col(const ConvPlan& plan) {
                       static_cast<double>(p.groups) * depth,
                   plan.kernel->mr, vectors);
   const bool adjacent = p.stride_w == 1;
-  // Pieces of rows are short: each costs as much as a dozen elements.
-  const double piece = adjacent ? (p.taps() == 1 ? kCopyCycles : kTransposeCycles) : kGatherCycles;
-  cost.move = pixel_vectors * lanes * depth * static_cast<double>(p.groups) * piece +
+  // Each panel copies a short piece of a row for every tap, from all channels.
+  const bool whole = adjacent && p.taps() == 1;
+  const double piece = whole ? 0 : adjacent ? 300 : 500;
+  const double copy = whole ? kCopyCycles : adjacent ? kGatherCycles : 3 * kGatherCycles;
+  cost.move = pixel_vectors * lanes * depth * static_cast<double>(p.groups) * copy +
+              pixel_vectors / vectors * static_cast<double>(p.groups * p.taps()) * piece +
               pixel_vectors / vectors * ceil_div(p.K, plan.kernel->mr) * kTileCycles +
               (is_compute_type(p.dtype) ? 0 : weight_elements(p) * kCopyCycles);
   cost.memory = stream_tensors(p);

@@ -12,6 +12,8 @@ using KernelCost = Cost (*)(const ConvPlan& plan);
 
 Cost cost_reference(const ConvPlan& plan);
 Cost cost_indirect(const ConvPlan& plan);
+Cost cost_direct(const ConvPlan& plan);
+Cost cost_direct_planes(const ConvPlan& plan);
 Cost cost_im2col(const ConvPlan& plan);
 Cost cost_winograd(const ConvPlan& plan);
 Cost cost_pointwise(const ConvPlan& plan);
@@ -30,12 +32,22 @@ Cost cost_rowsum(const ConvPlan& plan);
 // and mr+vectors loads, of which two are done a cycle.
 double tile_cycles(double steps, int mr, int vectors);
 
+// One step of a register tile of `rows` x `vectors`; with few sums, each waits for itself.
+double step_cycles(double rows, double vectors);
+
+// A step of planes through a destination row of `columns` and all its channels `rows`, in register
+// tiles of mr channels and at most `budget` sums.
+double planes_row_cycles(std::int64_t rows, std::int64_t columns, std::int64_t mr, int lanes,
+                         std::int64_t budget);
+
 // Cycles of moving `elements` between the tensor and packed memory.
-constexpr double kCopyCycles = 0.25;      // an element that keeps its direction
-constexpr double kTransposeCycles = 0.6;  // an element of a block transposed in registers
-constexpr double kGatherCycles = 1.5;     // an element on its own
-constexpr double kTileCycles = 20;        // a kernel call: its sums to zero and to memory
-constexpr double kPointerCycles = 1.5;    // an entry of a pointer table, for one pixel
+constexpr double kCopyCycles = 0.25;         // an element that keeps its direction
+constexpr double kTransposeCycles = 0.6;     // an element of a block transposed in registers
+constexpr double kGatherCycles = 1.5;        // an element on its own
+constexpr double kPackedWeightCycles = 1.5;  // a weight to its panel, and from there once
+constexpr double kTileCycles = 20;           // a kernel call: its sums to zero and to memory
+constexpr double kEntryCycles = 2;           // an entry of a tile that slides over rows
+constexpr double kPointerCycles = 1.5;       // an entry of a pointer table, for one pixel
 
 // Bytes that come from beyond the cache or go there.
 double stream_cycles(double bytes);

@@ -76,13 +76,13 @@ bool three_by_three(const ConvProblem& p, std::string* why) {
   });
 }
 
-// A copied border pixel's gradient is a sum over several pixels of the padded image.
 bool three_by_three_one_group(const ConvProblem& p, std::string* why) {
   if (!three_by_three(p, why)) return false;
   if (p.groups == 1) return true;
   return refuse(why, [&] { return "needs one group, has " + std::to_string(p.groups); });
 }
 
+// A copied border pixel's gradient is a sum over several pixels of the padded image.
 bool three_by_three_without_copies(const ConvProblem& p, std::string* why) {
   if (!three_by_three(p, why)) return false;
   const bool padded = p.pad_top > 0 || p.pad_bottom > 0 || p.pad_left > 0 || p.pad_right > 0;
@@ -115,6 +115,25 @@ bool few_pixels(const ConvProblem& p, std::string* why) {
   return refuse(why, [&] {
     return "needs at most " + std::to_string(kMostPixels) + " output pixels an image, there are " +
            std::to_string(p.P * p.Q);
+  });
+}
+
+// Packed rows hold their padding: more of it than of the image is not worth a row.
+bool padding_fits_rows(const ConvProblem& p, std::string* why) {
+  constexpr std::int64_t kNarrow = 64;
+  if (p.pad_left + p.pad_right <= p.W + kNarrow) return true;
+  return refuse(why, [&] {
+    return "needs at most " + std::to_string(p.W + kNarrow) + " columns of padding, there are " +
+           std::to_string(p.pad_left + p.pad_right);
+  });
+}
+
+bool padding_fits_rows_zeros(const ConvProblem& p, std::string* why) {
+  if (!padding_fits_rows(p, why)) return false;
+  if (p.padding_mode == PaddingMode::kZeros) return true;
+  return refuse(why, [&] {
+    return std::string("needs zero padding, it is ") + to_string(p.padding_mode) +
+           ", and a copied border pixel has several sources";
   });
 }
 
@@ -254,6 +273,8 @@ const char* to_string(Algorithm algorithm) {
     case Algorithm::kReference: return "reference";
     case Algorithm::kIndirect: return "indirect";
     case Algorithm::kIm2col: return "im2col";
+    case Algorithm::kDirect: return "direct";
+    case Algorithm::kDirectPlanes: return "direct_planes";
     case Algorithm::kOuter: return "outer";
     case Algorithm::kDepthwise: return "depthwise";
     case Algorithm::kRowsum: return "rowsum";

@@ -323,6 +323,37 @@ void block_few_pixels(ConvPlan* plan) {
   plan->pixel_block = clamp(kPixels / image, 1, p.N * p.P * p.Q / image) * image;
 }
 
+// Rows of at least eight register tiles share one pass over a panel of packed weights.
+void block_direct(ConvPlan* plan) {
+  const ConvProblem& p = plan->problem;
+  const std::int64_t width = plan->pass == Pass::kFprop ? p.Q : p.W;
+  plan->row_block = ceil_div(8 * plan->kernel->mr, width);
+  block_pixels(plan);
+  plan->pixel_block = 0;
+}
+
+// The register tile of planes: of 6, 4 and 3 channels what passes soonest through a row.
+void block_direct_planes(ConvPlan* plan) {
+  const ConvProblem& p = plan->problem;
+  const bool forward = plan->pass == Pass::kFprop;
+  const std::int64_t rows = forward ? p.outputs_per_group() : p.channels_per_group();
+  const std::int64_t columns = forward ? p.Q : ceil_div(p.W, p.stride_w);
+  const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
+  plan->tile_rows = rows;
+  if (rows > plan->kernel->mr) {
+    const std::int64_t budget = plan->kernel->mr * plan->kernel->vectors;
+    double least = 0;
+    for (std::int64_t mr : {6, 4, 3}) {
+      const double cycles =
+          planes_row_cycles(rows, columns, mr, plan->kernel->nr / plan->kernel->vectors, budget);
+      if (least > 0 && cycles >= least) continue;
+      least = cycles;
+      plan->tile_rows = mr;
+    }
+  }
+  plan->workspace_bytes = p.K * p.channels_per_group() * p.taps() * element;
+}
+
 // The columns of a work item's pixels stay in a quarter megabyte, or are one panel.
 void block_im2col(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
@@ -415,6 +446,8 @@ void block(ConvPlan* plan) {
     case Algorithm::kReference: return;
     case Algorithm::kIndirect: block_pixels(plan); break;
     case Algorithm::kIm2col: block_im2col(plan); break;
+    case Algorithm::kDirect: block_direct(plan); break;
+    case Algorithm::kDirectPlanes: block_direct_planes(plan); break;
     case Algorithm::kWinograd2:
     case Algorithm::kWinograd4:
       weight_grad ? block_winograd_wgrad(plan) : block_winograd(plan);
@@ -551,6 +584,8 @@ std::string to_string(const ConvPlan& plan) {
   out << "\n  register tile: " << plan.kernel->mr << "x" << plan.kernel->nr;
   if (plan.pixel_block) out << "\n  pixels a work item: " << plan.pixel_block;
   if (plan.one_thread) out << "\n  one thread: too little to share";
+  if (plan.row_block) out << "\n  rows a work item: " << plan.row_block;
+  if (plan.tile_rows) out << "\n  channels of the register tile: " << plan.tile_rows;
   if (plan.merged_columns) out << "\n  a kernel row's taps and channels are one run";
   if (plan.channel_block) {
     out << (plan.pass == Pass::kDgrad ? "\n  output" : "\n  input")
