@@ -31,6 +31,7 @@ from convext.testing import (
 KERNELS = [kernel for kernel in _C.kernels() if kernel["runnable"]]
 PYTHON_PASSES = {native: name for name, native in NATIVE_PASSES.items()}
 PROBLEMS_A_KERNEL = 60
+ONE_BY_ONE: dict[str, Any] = {"R": 1, "S": 1, "padding": (0, 0)}
 
 
 @pytest.fixture
@@ -103,11 +104,13 @@ def test_layouts(kernel: _C.Kernel, layout: str) -> None:
     runs = runs_checked(kernel, Problem(C=groups, K=groups, groups=groups, **geometry))
     if kernel["algorithm"] != "depthwise":
         runs += runs_checked(kernel, Problem(C=9, K=columns + 1, **geometry))
+        runs += runs_checked(kernel, Problem(C=9, K=columns + 1, **{**geometry, **ONE_BY_ONE}))
     if runs == 0:  # input grad of copied border pixels is not for every kernel
         geometry["padding_mode"] = "zeros"
         runs += runs_checked(kernel, Problem(C=9, K=columns + 1, **geometry))
     strided = {"channels_last", "mixed", "sliced", "channels_last_sliced", "transposed", "expanded"}
-    assert runs > 0 or (kernel["layout"] == "nchw" and layout in strided)
+    in_place = kernel["algorithm"] in ("dot", "axpy")  # weights, which must be dense for it
+    assert runs > 0 or ((in_place or kernel["layout"] == "nchw") and layout in strided)
 
 
 @pytest.mark.usefixtures("_one_thread")
@@ -231,6 +234,8 @@ def test_bits_of_every_kernel(kernel: _C.Kernel) -> None:
         dtype=getattr(torch, kernel["dtype"]),
         values="integer" if kernel["dtype"].lstrip("u").startswith("int") else "normal",
     )
+    if kernel["algorithm"] == "pointwise":
+        problem = problem.replace(**ONE_BY_ONE)
     pass_name = PYTHON_PASSES[kernel["pass"]]
     before = _C.kernel_runs()[kernel["name"]]
     results = []
