@@ -144,8 +144,8 @@ class WinogradPass {
   }
 
  private:
-  static constexpr std::int64_t kDepthChunk = 32;  // of one item of weight packing
-  static constexpr std::int64_t kBlockChunk = 4;   // lane blocks of the same
+  static constexpr std::int64_t kDepthChunk = 128;  // of one item of weight packing
+  static constexpr std::int64_t kBlockChunk = 4;    // lane blocks of the same
   // Planes of a point lie this much apart from a multiple of their size, which may be a power of
   // two: a transform writes to all of them at once.
   static constexpr std::int64_t kPlanePadding = 16;

@@ -36,6 +36,35 @@ double pixel_taps(const ConvPlan& plan) {
   return static_cast<double>(p.N) * p.P * p.Q * p.taps();
 }
 
+// The share of an axis' taps that lie in the image, where those in the padding are skipped.
+double live_share(std::int64_t outputs, std::int64_t taps, std::int64_t stride,
+                  std::int64_t dilation, std::int64_t pad, std::int64_t extent) {
+  std::int64_t live = 0;
+  for (std::int64_t t = 0; t < taps; ++t) {
+    const std::int64_t before = pad - t * dilation;  // outputs whose tap is above the image
+    const std::int64_t first = before > 0 ? ceil_div(before, stride) : 0;
+    const std::int64_t past = extent + before;
+    const std::int64_t end = past > 0 ? ceil_div(past, stride) : 0;
+    live += (end < outputs ? end : outputs) > first ? (end < outputs ? end : outputs) - first : 0;
+  }
+  return static_cast<double>(live) / static_cast<double>(outputs * taps);
+}
+
+// The indirect kernels skip a tap where all pixels of a tile find it in the padding: rows of it, and
+// columns where a dilation leaves as many as a tile is wide.
+double live_taps(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  if (p.padding_mode != PaddingMode::kZeros || p.P * p.Q == 0) return 1;
+  double share = 1;
+  if (p.Q >= plan.kernel->mr) {
+    share *= live_share(p.P, p.R, p.stride_h, p.dilation_h, p.pad_top, p.H);
+    if (p.dilation_w >= plan.kernel->mr) {
+      share *= live_share(p.Q, p.S, p.stride_w, p.dilation_w, p.pad_left, p.W);
+    }
+  }
+  return share;
+}
+
 }  // namespace
 
 double tile_cycles(double steps, int mr, int vectors) {
@@ -61,7 +90,7 @@ Cost cost_indirect(const ConvPlan& plan) {
   // Vectors of lanes a group, in whole panels and one narrower one.
   const double vector_count = static_cast<double>(p.groups * ceil_div(out, lanes));
   Cost cost;
-  cost.multiply = pixel_taps(plan) * depth / plan.kernel->mr *
+  cost.multiply = pixel_taps(plan) * live_taps(plan) * depth / plan.kernel->mr *
                   tile_cycles(vector_count / vectors, plan.kernel->mr, vectors);
   const double pixels = static_cast<double>(p.N) * (forward ? p.P * p.Q : p.H * p.W);
   const double tiles = pixels / plan.kernel->mr * p.groups * ceil_div(out, plan.kernel->nr);
@@ -237,7 +266,7 @@ Cost cost_winograd(const ConvPlan& plan) {
   // beyond the second-level cache.
   const double transform_cycles = m == 4 ? 7 : 3;
   constexpr double kSumsCycles = 40, kFilterByteCycles = 0.6;
-  constexpr double kNearFilterByteCycles = 0.3, kPanelByteCycles = 0.1;
+  constexpr double kNearFilterByteCycles = 0.15, kPanelByteCycles = 0.1;
   const double blocks = tiles / static_cast<double>(plan.pixel_block);
   const double filter_bytes = points * static_cast<double>(p.groups * depth) *
                               round_up(out, plan.kernel->nr) * (p.dtype == DType::kFloat64 ? 8 : 4);
