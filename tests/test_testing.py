@@ -438,14 +438,16 @@ def test_the_table_says_whose_errors_grow():
 
 def test_bounds_of_growing_errors():
     magnitude = torch.tensor([1e-3, 1.0, 0.5], dtype=torch.float64)
-    reference = Reference(torch.zeros(3).double(), magnitude, torch.tensor([4.0, 9.0, 6.0]).double())
+    reference = Reference(
+        torch.zeros(3).double(), magnitude, torch.tensor([4.0, 9.0, 6.0]).double()
+    )
     bound = error_bound(torch.float32, reference, GROWTH)
     assert torch.equal(bound, bound.max().expand(3)), "every element is held to the largest"
     assert bound[1] > GROWTH * 2**-24
     assert bound[1] < GROWTH * 40 * 2**-24
-    assert torch.equal(
-        error_bound(torch.float32, reference, 2 * GROWTH), 2 * bound
-    ), "in proportion to the growth"
+    assert torch.equal(error_bound(torch.float32, reference, 2 * GROWTH), 2 * bound), (
+        "in proportion to the growth"
+    )
     # A half type's last rounding is each element's own.
     small, large = error_bound(
         torch.bfloat16,
@@ -473,7 +475,7 @@ def test_one_wrong_element_fails_where_errors_grow(dtype, values, wrong):
     place = tuple(int(i) for i in torch.unravel_index(reference.value.abs().argmax(), right.shape))
     spoiled = right.clone()
     if wrong == "neighbour":
-        spoiled[place] = right[place[:3] + ((place[3] + 4) % 9,)]
+        spoiled[place] = right[(*place[:3], (place[3] + 4) % 9)]
     elif wrong == "negated":
         spoiled[place] = -right[place]
     elif wrong == "off by one in a thousand":

@@ -56,7 +56,7 @@ double live_taps(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
   if (p.padding_mode != PaddingMode::kZeros || p.P * p.Q == 0) return 1;
   double share = 1;
-  if (p.Q >= plan.kernel->mr) {
+  if (p.Q >= 2 * plan.kernel->mr) {
     share *= live_share(p.P, p.R, p.stride_h, p.dilation_h, p.pad_top, p.H);
     if (p.dilation_w >= plan.kernel->mr) {
       share *= live_share(p.Q, p.S, p.stride_w, p.dilation_w, p.pad_left, p.W);
