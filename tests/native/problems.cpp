@@ -154,7 +154,7 @@ void plans() {
   const ConvProblem p = convext::make_conv_problem(small());
   convext::PlanOptions options;
   options.force = "reference";
-  const convext::ConvPlan plan = make_plan(p, convext::Pass::kFprop, options);
+  const convext::ConvPlan plan = explain_plan(p, convext::Pass::kFprop, options);
   CHECK(plan.kernel->algorithm == convext::Algorithm::kReference, to_string(plan));
   CHECK(!plan.refused.empty(), "the kernels before the reference are refused with a reason");
   ConvArguments a = small();
