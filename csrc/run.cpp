@@ -48,7 +48,7 @@ void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& a
       return run_winograd(plan, tensors, threads);
     case Algorithm::kDepthwise:
       if (plan.pass == Pass::kWgrad) return run_wgrad(plan, tensors, threads);
-      return run_strips(plan, tensors, threads);
+      return run_channel_strips(plan, tensors, threads);
     case Algorithm::kOuter: return run_outer(plan, tensors, threads);
     case Algorithm::kPointwise: return run_pointwise(plan, tensors, threads);
     case Algorithm::kDot: return run_dot(plan, tensors, threads);

@@ -20,7 +20,7 @@ namespace convext::CONVEXT_ISA {
 namespace {
 
 template <class T, int Mr, int Vectors>
-CONVEXT_INLINE void depthwise_block(const StripTile<T>& strip, std::int64_t x_offset,
+CONVEXT_INLINE void depthwise_block(const DepthwiseStrip<T>& strip, std::int64_t x_offset,
                                     std::int64_t c, T* y) {
   constexpr int L = kLanes<T>;
   const std::int64_t x_step = strip.x_step, y_step = strip.y_step;
@@ -64,7 +64,7 @@ CONVEXT_INLINE void depthwise_block(const StripTile<T>& strip, std::int64_t x_of
 }
 
 template <class T, int Mr, int Vectors>
-__attribute__((noinline)) void depthwise_strip(const StripTile<T>& strip) {
+__attribute__((noinline)) void depthwise_strip(const DepthwiseStrip<T>& strip) {
   constexpr int L = kLanes<T>;
   // Chunks of channels whose weights stay in the first-level cache from tile to tile.
   constexpr std::int64_t kWeightBytes = 8 << 10;
@@ -93,7 +93,7 @@ __attribute__((noinline)) void depthwise_strip(const StripTile<T>& strip) {
 
 // Chooses the instance for mr columns.
 template <class T, int Mr, int Vectors>
-void depthwise_strip_dispatch(const StripTile<T>& strip, int mr) {
+void depthwise_strip_dispatch(const DepthwiseStrip<T>& strip, int mr) {
   if constexpr (Mr > 1) {
     if (mr < Mr) return depthwise_strip_dispatch<T, Mr - 1, Vectors>(strip, mr);
   }

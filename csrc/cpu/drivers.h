@@ -7,7 +7,7 @@
 namespace convext {
 
 void run_indirect(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
-void run_strips(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+void run_channel_strips(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_direct(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_direct_planes(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_im2col(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);

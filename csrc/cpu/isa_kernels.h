@@ -98,7 +98,7 @@ struct DotTile {
 // fprop_depthwise, dgrad_depthwise: tiles of mr neighbouring columns of one destination row. See
 // depthwise_strip.h.
 template <class T>
-struct StripTile {
+struct DepthwiseStrip {
   const T* const* x;       // [rows]: source rows
   const T* const* weight;  // [rows]: the weights of their kernel rows, [taps][channels]
   std::int64_t rows, taps;
@@ -219,7 +219,7 @@ struct ComputeKernels {
   void (*gemm)(const GemmTile<T>& tile, int mr, int vectors);
   void (*direct)(const DirectTile<T>& tile, int mr, int vectors);
   void (*direct_planes)(const DirectPlaneTile<T>& tile, int mr, int vectors);
-  void (*depthwise)(const StripTile<T>& strip, int mr);
+  void (*depthwise)(const DepthwiseStrip<T>& strip, int mr);
   void (*strip)(const MatrixStrip<T>& strip);
   void (*dot)(const DotTile<T>& tile);
   void (*outer_planes)(const OuterTile<T>& tile, int mr, int vectors);  // pixels adjacent in grad

@@ -247,7 +247,7 @@ class StripPass {
     void item(std::int64_t n, std::int64_t d, std::int64_t first, std::int64_t last) {
       find_rows(n, d);
       find_next_rows(n, d + 1);
-      StripTile<T> strip;
+      DepthwiseStrip<T> strip;
       strip.weight = weights_.data();
       strip.first = first;
       strip.last = last;
@@ -385,7 +385,7 @@ class StripPass {
 
 }  // namespace
 
-void run_strips(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads) {
+void run_channel_strips(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads) {
   if (plan.problem.dtype == DType::kFloat64) {
     StripPass<double>(plan, tensors).run(threads);
   } else {
