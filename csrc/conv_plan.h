@@ -21,6 +21,8 @@ enum class Algorithm : std::uint8_t {
   kDirectPlanes,
   kOuter,
   kDepthwise,
+  kGrouped,
+  kGroupedPlanes,
   kRowsum,
   kWinograd2,
   kWinograd4,

@@ -47,12 +47,14 @@ void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& a
       if (plan.pass == Pass::kWgrad) return run_winograd_wgrad(plan, tensors, threads);
       return run_winograd(plan, tensors, threads);
     case Algorithm::kDepthwise:
-      if (plan.pass == Pass::kWgrad) return run_wgrad(plan, tensors, threads);
+    case Algorithm::kGrouped:
+      if (plan.pass == Pass::kWgrad) return run_depthwise_wgrad(plan, tensors, threads);
       return run_channel_strips(plan, tensors, threads);
     case Algorithm::kOuter: return run_outer(plan, tensors, threads);
     case Algorithm::kPointwise: return run_pointwise(plan, tensors, threads);
     case Algorithm::kDot: return run_dot(plan, tensors, threads);
     case Algorithm::kAxpy: return run_axpy(plan, tensors, threads);
+    case Algorithm::kGroupedPlanes: return run_grouped_planes(plan, tensors, threads);
     case Algorithm::kRowsum: return run_rowsum(plan, tensors, threads);
   }
 }

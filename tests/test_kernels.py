@@ -102,7 +102,10 @@ def test_layouts(kernel: _C.Kernel, layout: str) -> None:
         geometry["padding_mode"] = "zeros"  # all that these take
     groups = columns + 1
     runs = runs_checked(kernel, Problem(C=groups, K=groups, groups=groups, **geometry))
-    if kernel["algorithm"] != "depthwise":
+    if kernel["algorithm"] == "grouped":
+        for group in (2, 4, 8, 24):
+            runs += runs_checked(kernel, Problem(C=5 * group, K=5 * group, groups=5, **geometry))
+    elif kernel["algorithm"] != "depthwise":
         runs += runs_checked(kernel, Problem(C=9, K=columns + 1, **geometry))
         runs += runs_checked(kernel, Problem(C=9, K=columns + 1, **{**geometry, **ONE_BY_ONE}))
     if runs == 0:  # input grad of copied border pixels is not for every kernel
@@ -130,7 +133,7 @@ def test_forced_kernel_that_cannot_run_says_why() -> None:
     depthwise = next(k["name"] for k in KERNELS if k["name"].startswith("fprop_depthwise_f32"))
     with (
         convext.force_plan(depthwise),
-        pytest.raises(RuntimeError, match="one input and one output channel a group"),
+        pytest.raises(RuntimeError, match="one input channel a group"),
     ):
         convext.conv2d(torch.randn(1, 2, 5, 5), torch.randn(2, 2, 3, 3))
 
@@ -221,13 +224,14 @@ def test_bits_depend_on_neither_threads_nor_run(name: str, dtype: torch.dtype) -
 @pytest.mark.usefixtures("_threads_restored")
 @pytest.mark.parametrize("kernel", KERNELS, ids=[kernel["name"] for kernel in KERNELS])
 def test_bits_of_every_kernel(kernel: _C.Kernel) -> None:
-    groups = 9 if kernel["algorithm"] == "depthwise" else 1
+    channels = 16 if kernel["algorithm"] == "grouped" else 9
+    groups = {"depthwise": 9, "grouped": 4}.get(kernel["algorithm"], 1)
     problem = Problem(
         N=3,
-        C=9,
+        C=channels,
         H=13,
         W=12,
-        K=9,
+        K=channels,
         groups=groups,
         padding=(1, 1),
         bias=True,

@@ -10,6 +10,7 @@ void run_indirect(const ConvPlan& plan, const ConvTensors& tensors, const Thread
 void run_channel_strips(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_direct(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_direct_planes(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+void run_grouped_planes(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_im2col(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_winograd(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_pointwise(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
@@ -18,6 +19,7 @@ void run_axpy(const ConvPlan& plan, const ConvTensors& tensors, const Threads& t
 void run_outer(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_winograd_wgrad(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_wgrad(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+void run_depthwise_wgrad(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_rowsum(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 
 }  // namespace convext

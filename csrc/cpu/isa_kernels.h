@@ -95,8 +95,15 @@ struct DotTile {
   std::int64_t y_pixel, y_output;
 };
 
-// fprop_depthwise, dgrad_depthwise: tiles of mr neighbouring columns of one destination row. See
-// depthwise_strip.h.
+// fprop_grouped, dgrad_grouped: one or two vectors of output channels. See grouped_strip.h.
+struct GroupBlock {
+  std::int64_t destination, source;  // first channels
+  std::int64_t panel;                // of a tap's weights: [depth][vectors][lanes]
+  int vectors;
+};
+
+// fprop_depthwise, dgrad_depthwise, fprop_grouped, dgrad_grouped: tiles of mr neighbouring columns of
+// one destination row. See depthwise_strip.h and grouped_strip.h.
 template <class T>
 struct DepthwiseStrip {
   const T* const* x;       // [rows]: source rows
@@ -106,11 +113,16 @@ struct DepthwiseStrip {
   std::int64_t weight_offset;     // of the first tap
   std::int64_t tap_step, x_step;  // in x, of taps and of columns
   std::int64_t weight_step;       // of taps
-  std::int64_t first, last;       // channels
+  std::int64_t first, last;       // channels, or blocks
   const T* bias;                  // [channels]; zeros where there is none
   T* y;                           // the first column, channel 0
   std::int64_t y_step;            // of columns
   std::int64_t tiles;             // of mr columns each
+  // Grouped: blocks, input channels of a group, vectors of the largest block; if a vector holds
+  // several groups, the channels of one, else 0.
+  const GroupBlock* blocks;
+  std::int64_t depth;
+  int vectors, spread;
   // Source rows that the next destination row will be the first to read, where in_place.
   const T* prefetch[2];
   int prefetch_rows;
@@ -139,16 +151,47 @@ struct OuterTile {
   std::int64_t prefetch_step;
 };
 
-// wgrad_depthwise: up to mr taps of one kernel row, all channels. See wgrad_depthwise.h.
+// wgrad_depthwise, wgrad_grouped: taps of up to three kernel rows. See wgrad_depthwise.h and
+// wgrad_grouped.h.
+template <class T>
+struct DepthwiseRun {
+  const T* grad;  // the first pixel's, channel 0
+  const T* x[3];  // the first pixel's first tap, for each kernel row
+  std::int64_t pixels;
+};
 template <class T>
 struct DepthwiseOuterTile {
-  const T* grad;      // [pixels][grad_pixel_stride]
-  const T* const* x;  // [taps]: the first pixel's source for each tap
-  std::int64_t pixels;
-  std::int64_t grad_pixel_stride, x_pixel_stride;
-  std::int64_t channels;  // a multiple of the vector length: buffers are padded
-  T* sum;                 // [taps][sum_tap_stride], added to
-  std::int64_t sum_tap_stride;
+  const DepthwiseRun<T>* runs;
+  std::int64_t run_count;
+  std::int64_t grad_step, x_step, tap_step;  // of pixels, of pixels and of taps
+  std::int64_t first, last;                  // places in `sum`, whole vectors
+  std::int64_t channels;                     // of x and grad; a last vector ends with the last
+  T* sum;                                    // [row][tap][output][place], added to
+  std::int64_t sum_row_stride, sum_tap_stride, sum_output_stride;
+};
+
+// fprop_grouped_planes, dgrad_grouped_planes, wgrad_grouped_planes: channels that are planes. See grouped_planes.h.
+template <class T>
+struct PlaneTile {
+  const T* x;
+  const std::int64_t* offset;  // [taps]: from a position to its source in x
+  std::int64_t taps;           // over all source channels
+  const T* weight;             // [taps][channels]
+  const T* bias;               // [channels]
+  T* y;                        // [channels][y_stride]
+  std::int64_t y_stride;
+  std::int64_t count;  // positions; y is written up to a whole vector
+};
+inline constexpr int kMostPlaneTaps = 9;  // of one call of planes_outer with one channel
+template <class T>
+struct PlaneOuterTile {
+  const T* grad;  // [channels][grad_stride]: zeros between the rows
+  std::int64_t grad_stride;
+  const T* x;
+  const std::int64_t* offset;  // [taps]
+  std::int64_t count;          // positions, in whole vectors
+  T* sum;                      // [channels][sum_stride], of which [taps][lanes] is added to
+  std::int64_t sum_stride;
 };
 
 // Winograd's transforms, of tiles with m x m results and (m+2)^2 points. See winograd_tiles.h.
@@ -227,7 +270,11 @@ struct ComputeKernels {
   // Rows of channels to tiles of the outer kernels' mr channels; see wgrad_outer.h.
   void (*pack_outer_rows)(const StridedBlock& source, std::int64_t pixels, std::int64_t channels,
                           T* destination, std::int64_t tile_stride);
-  void (*depthwise_outer)(const DepthwiseOuterTile<T>& tile, int taps);
+  void (*grouped)(const DepthwiseStrip<T>& strip, int mr);
+  void (*depthwise_outer)(const DepthwiseOuterTile<T>& tile, int rows, int taps);
+  void (*grouped_outer)(const DepthwiseOuterTile<T>& tile, int group, int rows, int taps);
+  void (*planes)(const PlaneTile<T>& tile, int channels);
+  void (*planes_outer)(const PlaneOuterTile<T>& tile, int channels, int taps);
   // Columns are cut into tiles; each tile's rows follow each other:
   // destination[column / tile * tile_stride + row * ld + column % tile] = source, with zeros in the
   // last tile beyond `columns`.

@@ -9,8 +9,11 @@
 #include "gemm_dot.h"
 #include "gemm_indirect.h"
 #include "gemm_strip.h"
+#include "grouped_planes.h"
+#include "grouped_strip.h"
 #include "pack.h"
 #include "wgrad_depthwise.h"
+#include "wgrad_grouped.h"
 #include "wgrad_outer.h"
 #include "winograd_tiles.h"
 #include "winograd_wgrad.h"
@@ -37,6 +40,8 @@ CONVEXT_SAME_TILE(FpropIndirect, DgradIndirect);
 CONVEXT_SAME_TILE(FpropIndirect, FpropIm2col);
 CONVEXT_SAME_TILE(FpropDirect, DgradDirect);
 CONVEXT_SAME_TILE(FpropDirectPlanes, DgradDirectPlanes);
+CONVEXT_SAME_TILE(FpropGrouped, DgradGrouped);
+CONVEXT_SAME_TILE(FpropGroupedPlanes, DgradGroupedPlanes);
 CONVEXT_SAME_TILE(FpropDepthwise, DgradDepthwise);
 CONVEXT_SAME_TILE(FpropWinograd4, FpropWinograd2);
 CONVEXT_SAME_TILE(FpropWinograd4, DgradWinograd2);
@@ -58,12 +63,16 @@ constexpr ComputeKernels<T> compute_kernels() {
       direct_planes_dispatch<T, kFpropDirectPlanesMr * kFpropDirectPlanesVectors,
                              kFpropDirectPlanesMr>;
   kernels.depthwise = depthwise_strip_dispatch<T, kFpropDepthwiseMr, kFpropDepthwiseVectors>;
+  kernels.grouped = grouped_strip_dispatch<T, kFpropGroupedMr>;
+  kernels.planes = planes_dispatch<T, kFpropGroupedPlanesMr, kFpropGroupedPlanesVectors>;
   kernels.strip = gemm_strip<T, kFpropPointwiseMr * kFpropPointwiseVectors>;
   kernels.dot = gemm_dot<T, kFpropDotMr>;
   kernels.outer_planes = wgrad_outer_dispatch<T, kWgradOuterMr, kWgradOuterVectors, false>;
   kernels.outer_pixels = wgrad_outer_dispatch<T, kWgradOuterMr, kWgradOuterVectors, true>;
   kernels.pack_outer_rows = pack_rows<T, kWgradOuterMr>;
   kernels.depthwise_outer = wgrad_depthwise_dispatch<T, kWgradDepthwiseMr>;
+  kernels.grouped_outer = wgrad_grouped_dispatch<T>;
+  kernels.planes_outer = planes_wgrad_dispatch<T>;
   kernels.pack = pack<T>;
   kernels.unpack = unpack<T>;
   kernels.split_phases = split_phases<T>;

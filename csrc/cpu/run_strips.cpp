@@ -1,6 +1,6 @@
-// Drives fprop and dgrad of one-channel groups, along rows of the destination.
+// Drives fprop and dgrad of groups of one or few channels, along rows of the destination.
 //
-// A work item is one destination row and a range of channels. The tiles whose taps all lie within a
+// A work item is one destination row and a range of channels or groups. The tiles whose taps all lie within a
 // source row read that row where it is; the others, at its ends, read a packed copy of the row's ends
 // with the padding in place, which serves every destination row that meets it. In dgrad, columns of
 // equal remainder modulo the stride meet the same taps and lie side by side in the source. A padding
@@ -47,9 +47,14 @@ class StripPass {
         p_(plan.problem),
         mr_(plan.kernel->mr),
         forward_(plan.pass == Pass::kFprop),
+        grouped_(plan.kernel->algorithm == Algorithm::kGrouped),
         weight_(t.weight),
-        channels_(p_.K),
-        multiplier_(p_.outputs_per_group()) {
+        source_channels_(forward_ ? p_.C : p_.K),
+        // Of one-channel groups, output channels are the lanes: inputs are repeated for them in
+        // fprop, and their gradients added in dgrad.
+        channels_(grouped_ && !forward_ ? p_.C : p_.K),
+        repeat_(!grouped_ && forward_ ? p_.outputs_per_group() : 1),
+        sums_(!grouped_ && !forward_ ? p_.outputs_per_group() : 1) {
     const std::int64_t vector = kernels_.lanes;
     width_ = channels_ < vector ? vector : channels_;
     rows_ = forward_map_h(p_);
@@ -62,15 +67,15 @@ class StripPass {
       destination_ = t.input;
       rows_ = invert(rows_, p_.H);
     }
-    const bool one_to_one = multiplier_ == 1 && channels_ >= vector;
-    in_place_ =
-        channels_in_place<T>(source_, p_.C) && (forward_ ? one_to_one : channels_ >= vector);
+    tap_weights_ = width_;
+    if (grouped_) make_blocks();
+    in_place_ = channels_in_place<T>(source_, source_channels_) && repeat_ == 1 &&
+                source_channels_ >= vector;
     fold_ = !forward_ && p_.padding_mode != PaddingMode::kZeros;
-    store_in_place_ = channels_in_place<T>(destination_, p_.C) && !fold_ &&
-                      (forward_ ? channels_ >= vector : one_to_one);
+    store_in_place_ = channels_in_place<T>(destination_, destination_.size[1]) && !fold_ &&
+                      sums_ == 1 && channels_ >= vector;
     // A row that is one piece of memory can be stored past the caches.
-    streams_ = store_in_place_ && channels_ == destination_.size[1] &&
-               destination_.stride[3] == channels_ &&
+    streams_ = store_in_place_ && destination_.stride[3] == channels_ &&
                p_.N * destination_.size[2] * destination_.size[3] * channels_ *
                        static_cast<std::int64_t>(sizeof(T)) >=
                    kStreamBytes;
@@ -83,18 +88,19 @@ class StripPass {
   void run(const Threads& threads) {
     pack_weights(threads);
     const std::int64_t items = p_.N * destination_.size[2];
-    // Few rows: share out the channels too. How the work is cut changes no sum.
-    const std::int64_t block = kernels_.lanes * 2;
-    const std::int64_t units = forward_ || multiplier_ == 1 ? channels_ / block : 1;
+    // Few rows: share out the channels too. How the work is cut changes no sum. A unit is two vectors
+    // of channels, or the blocks of a group.
+    const std::int64_t unit = grouped_ ? unit_channels_ : kernels_.lanes * 2;
+    const std::int64_t units = sums_ == 1 ? channels_ / unit : 1;
     std::int64_t splits = threads.count > 1 ? ceil_div(4 * threads.count, items) : 1;
     if (splits > units) splits = units < 1 ? 1 : units;
     threads.run(items * splits, [&](std::int64_t begin, std::int64_t end) {
       Worker worker(*this);
       for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t row = item / splits, part = item % splits;
-        const std::int64_t last = part + 1 == splits ? width_ : units * (part + 1) / splits * block;
+        const std::int64_t last = part + 1 == splits ? width_ : units * (part + 1) / splits * unit;
         worker.item(row / destination_.size[2], row % destination_.size[2],
-                    units * part / splits * block, last);
+                    units * part / splits * unit, last);
       }
     });
   }
@@ -102,6 +108,37 @@ class StripPass {
  private:
   // Results of this size are not found in a cache when they are read next.
   static constexpr std::int64_t kStreamBytes = 2 << 20;
+
+  // Vectors of several groups where these fit, otherwise one or two vectors of one group. The last of
+  // a group, or of all, ends with it and may overlap its neighbour.
+  void make_blocks() {
+    const std::int64_t vector = kernels_.lanes;
+    const std::int64_t group = channels_ / p_.groups;
+    depth_ = source_channels_ / p_.groups;
+    tap_weights_ = 0;
+    const auto add = [&](std::int64_t channel, int vectors) {
+      blocks_.push_back({channel, channel / group * depth_, tap_weights_, vectors});
+      tap_weights_ += depth_ * vectors * vector;
+    };
+    if (group < vector) {
+      spread_ = static_cast<int>(group);
+      unit_channels_ = vector;
+      for (std::int64_t c = 0; c < width_; c += vector) {
+        add(c + vector <= width_ ? c : width_ - vector, 1);
+      }
+      return;
+    }
+    unit_channels_ = group;
+    for (std::int64_t g = 0; g < p_.groups; ++g) {
+      for (std::int64_t c = 0; c < group;) {
+        const int vectors = group - c >= 2 * vector ? 2 : 1;
+        const std::int64_t first = c + vectors * vector <= group ? c : group - vector;
+        add(g * group + first, vectors);
+        c += vectors * vector;
+        if (vectors > block_vectors_) block_vectors_ = vectors;
+      }
+    }
+  }
 
   void make_classes() {
     if (forward_) {
@@ -197,16 +234,51 @@ class StripPass {
     return u >= 0 && u < p_.Q ? u : -1;
   }
 
+  // [tap][block][depth][lane]
+  void pack_grouped_weights(const Threads& threads) {
+    const std::int64_t vector = kernels_.lanes, group = channels_ / p_.groups;
+    const std::int64_t lane_stride = weight_.stride[forward_ ? 0 : 1];
+    const std::int64_t depth_stride = weight_.stride[forward_ ? 1 : 0];
+    threads.run(static_cast<std::int64_t>(blocks_.size()),
+                [&](std::int64_t begin, std::int64_t end) {
+                  for (std::int64_t b = begin; b < end; ++b) {
+                    const GroupBlock& block = blocks_[b];
+                    const std::int64_t lanes = block.vectors * vector;
+                    // Lanes of one group each, in pieces.
+                    for (std::int64_t lane = 0; lane < lanes;) {
+                      const std::int64_t channel = block.destination + lane, g = channel / group;
+                      const std::int64_t count = spread_ > 0 ? group : lanes;
+                      for (std::int64_t tap = 0; tap < p_.taps(); ++tap) {
+                        T* to = panels_ + tap * tap_weights_ + block.panel + lane;
+                        if (g >= p_.groups) {
+                          for (std::int64_t d = 0; d < depth_; ++d) {
+                            for (std::int64_t i = 0; i < count; ++i) to[d * lanes + i] = 0;
+                          }
+                          continue;
+                        }
+                        const std::int64_t k = forward_ ? channel : g * depth_;
+                        const std::int64_t c = forward_ ? 0 : channel % group;
+                        kernels_.pack({element(weight_, k, c, tap / p_.S, tap % p_.S),
+                                       weight_.dtype, depth_stride, lane_stride},
+                                      depth_, count, count, to, lanes, 0);
+                      }
+                      lane += count;
+                    }
+                  }
+                });
+  }
+
   // [tap][channel]
   void pack_weights(const Threads& threads) {
     const std::int64_t taps = p_.taps();
-    panels_ = scratch<T>(Slot::kPanels, taps * width_);
+    panels_ = scratch<T>(Slot::kPanels, taps * tap_weights_);
     packed_bias_ = scratch<T>(Slot::kBias, width_);
     for (std::int64_t i = 0; i < width_; ++i) packed_bias_[i] = 0;
     if (bias_.data != nullptr) {
       kernels_.pack({bias_.data, bias_.dtype, 0, bias_.stride[1]}, 1, channels_, width_,
                     packed_bias_, width_, 0);
     }
+    if (grouped_) return pack_grouped_weights(threads);
     const bool adjacent =
         weight_.stride[3] == 1 && (p_.R == 1 || weight_.stride[2] == p_.S) && taps > 1;
     // A piece is a few hundred weights at least.
@@ -228,14 +300,22 @@ class StripPass {
     });
   }
 
+  // From channels, in whole units, to blocks.
+  void find_blocks(std::int64_t* first, std::int64_t* last) const {
+    const std::int64_t count = static_cast<std::int64_t>(blocks_.size());
+    const std::int64_t a_unit = spread_ > 0 ? 1 : count / p_.groups;
+    *first = *first / unit_channels_ * a_unit;
+    *last = *last == width_ ? count : *last / unit_channels_ * a_unit;
+  }
+
   class Worker {
    public:
     explicit Worker(StripPass& pass)
         : pass_(pass),
           p_(pass.p_),
-          cache_(pass.kernels_, pass.source_, pass.forward_ ? p_.C : p_.K, !pass.packs_,
-                 p_.R * pass.rows_.longest, pass.packed_columns_,
-                 pass.forward_ ? pass.multiplier_ : 1, pass.width_) {
+          cache_(pass.kernels_, pass.source_, pass.source_channels_, !pass.packs_,
+                 p_.R * pass.rows_.longest, pass.packed_columns_, pass.repeat_,
+                 pass.kernels_.lanes) {
       if (!pass.store_in_place_) tile_ = scratch<T>(Slot::kTile, pass.columns_ * pass.width_);
       const std::int64_t most = p_.R * pass.rows_.longest;
       in_place_rows_.reserve(most);
@@ -251,13 +331,18 @@ class StripPass {
       strip.weight = weights_.data();
       strip.first = first;
       strip.last = last;
+      strip.blocks = pass_.blocks_.data();
+      strip.depth = pass_.depth_;
+      strip.vectors = pass_.block_vectors_;
+      strip.spread = pass_.spread_;
+      if (pass_.grouped_) pass_.find_blocks(&strip.first, &strip.last);
       strip.bias = pass_.packed_bias_;
       const TensorView& y = pass_.destination_;
       for (const ColumnClass& c : pass_.classes_) {
         strip.rows = c.taps > 0 ? static_cast<std::int64_t>(weights_.size()) : 0;
         strip.taps = c.taps;
-        strip.weight_offset = c.tap * pass_.width_;
-        strip.weight_step = c.next_tap * pass_.width_;
+        strip.weight_offset = c.tap * pass_.tap_weights_;
+        strip.weight_step = c.next_tap * pass_.tap_weights_;
         for (const StripRun& run : c.runs) {
           const std::int64_t pixel = run.packed ? cache_.pixel_stride() : pass_.source_.stride[3];
           const std::int64_t column = c.first + run.first * c.step;
@@ -277,7 +362,11 @@ class StripPass {
             strip.y = tile_ + column * pass_.width_;
             strip.y_step = c.step * pass_.width_;
           }
-          pass_.kernels_.depthwise(strip, run.mr);
+          if (pass_.grouped_) {
+            pass_.kernels_.grouped(strip, run.mr);
+          } else {
+            pass_.kernels_.depthwise(strip, run.mr);
+          }
         }
       }
       if (!pass_.store_in_place_) finish(n, d, first, last);
@@ -315,7 +404,7 @@ class StripPass {
         for (std::int64_t i = 0; i < count; ++i) {
           in_place_rows_.push_back(static_cast<const T*>(element(pass_.source_, n, 0, list[i], 0)));
           packed_rows_.push_back(pass_.packs_ ? cache_.row(list[i]) : nullptr);
-          weights_.push_back(pass_.panels_ + r * p_.S * pass_.width_);
+          weights_.push_back(pass_.panels_ + r * p_.S * pass_.tap_weights_);
         }
       }
     }
@@ -341,14 +430,14 @@ class StripPass {
         }
       }
       std::int64_t channels = last < pass_.channels_ ? last : pass_.channels_;
-      if (!pass_.forward_ && pass_.multiplier_ > 1) {
+      if (pass_.sums_ > 1) {
         channels = p_.C;
         for (std::int64_t w = 0; w < p_.W; ++w) {
           T* pixel = row + w * width;
           for (std::int64_t c = 0; c < channels; ++c) {
-            T sum = pixel[c * pass_.multiplier_];
-            for (std::int64_t j = 1; j < pass_.multiplier_; ++j) {
-              sum += pixel[c * pass_.multiplier_ + j];
+            T sum = pixel[c * pass_.sums_];
+            for (std::int64_t j = 1; j < pass_.sums_; ++j) {
+              sum += pixel[c * pass_.sums_ + j];
             }
             pixel[c] = sum;
           }
@@ -370,11 +459,16 @@ class StripPass {
   const ComputeKernels<T>& kernels_;
   const ConvProblem& p_;
   std::int64_t mr_;
-  bool forward_;
+  bool forward_, grouped_;
   TensorView source_, destination_, weight_, bias_{};
-  std::int64_t channels_, multiplier_;  // output channels are the lanes, `multiplier` a group
-  std::int64_t width_ = 0;              // of a packed pixel: the channels, a vector at least
-  std::int64_t columns_ = 0;            // of a row of results, before it is folded
+  std::int64_t source_channels_, channels_;  // of the source's and the results' pixels
+  std::int64_t repeat_, sums_;               // see the constructor
+  std::int64_t width_ = 0;                   // of a pixel of results, a vector at least
+  std::int64_t tap_weights_ = 0;             // packed weights of one tap
+  std::vector<GroupBlock> blocks_;
+  std::int64_t depth_ = 1, unit_channels_ = 0;
+  int block_vectors_ = 1, spread_ = 0;
+  std::int64_t columns_ = 0;  // of a row of results, before it is folded
   bool in_place_ = false, store_in_place_ = false, streams_ = false, fold_ = false, packs_ = false;
   AxisMap rows_;
   std::vector<ColumnClass> classes_;

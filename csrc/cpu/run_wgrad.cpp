@@ -1,4 +1,4 @@
-// Drives weight grad, dense, grouped and depthwise, and bias grad.
+// Drives weight grad, dense and grouped, and bias grad.
 //
 // Output rows (n, p), in order, are cut into plan.splits chunks by shape alone. A work item is one
 // chunk, one group and one block of input channels; it owns its part of one copy of the weight and
@@ -22,23 +22,21 @@ class WgradPass {
   WgradPass(const ConvPlan& plan, const ConvTensors& t)
       : kernels_(compute_kernels<T>(plan.kernel->isa)),
         p_(plan.problem),
-        depthwise_(plan.kernel->algorithm == Algorithm::kDepthwise),
         mr_(plan.kernel->mr),
         splits_(plan.splits),
         input_(t.input),
         grad_output_(t.output),
         grad_weight_(t.weight),
         rows_(forward_map_h(plan.problem)) {
-    // Depthwise: one "group" whose channels are the lanes.
-    groups_ = depthwise_ ? 1 : p_.groups;
-    channels_ = depthwise_ ? p_.C : p_.channels_per_group();
-    outputs_ = depthwise_ ? 1 : p_.outputs_per_group();
+    groups_ = p_.groups;
+    channels_ = p_.channels_per_group();
+    outputs_ = p_.outputs_per_group();
     // Few channels: one kernel row's taps and channels, adjacent in a packed row, are the lanes.
     merged_ = plan.merged_columns;
     taps_ = merged_ ? p_.R : p_.taps();
     lanes_ = merged_ ? p_.S * channels_ : channels_;
-    nr_ = depthwise_ ? round_up(channels_, kernels_.lanes) : plan.kernel->nr;
-    lane_chunk_ = depthwise_ || merged_ ? lanes_ : plan.channel_block;
+    nr_ = plan.kernel->nr;
+    lane_chunk_ = merged_ ? lanes_ : plan.channel_block;
     lane_chunks_ = ceil_div(lanes_, lane_chunk_);
     lane_blocks_ = ceil_div(lanes_, nr_);
     block_rows_ = kBlockPixels / p_.Q;
@@ -49,7 +47,7 @@ class WgradPass {
     run_pixels_ = p_.Q <= 2 * kBlockPixels ? p_.Q : kBlockPixels;
     make_columns();
     // One copy of the sums, in whole vectors, laid out as the weight: sum where the result goes.
-    in_place_ = !depthwise_ && splits_ == 1 && channels_in_place<T>(grad_weight_, channels_) &&
+    in_place_ = splits_ == 1 && channels_in_place<T>(grad_weight_, channels_) &&
                 lanes_ % kernels_.lanes == 0 && !merged_;
   }
 
@@ -71,12 +69,10 @@ class WgradPass {
 
   // Sums are [split][group][tile of output channels][lane block][tap][mr][nr].
   std::int64_t group_elements() const {
-    return ceil_div(outputs_, rows_of_tile()) * lane_blocks_ * taps_ * rows_of_tile() * nr_;
+    return ceil_div(outputs_, mr_) * lane_blocks_ * taps_ * mr_ * nr_;
   }
-  std::int64_t rows_of_tile() const { return depthwise_ ? 1 : mr_; }
   std::int64_t sum_offset(std::int64_t k, std::int64_t lane_block, std::int64_t tap) const {
-    const std::int64_t rows = rows_of_tile();
-    return (((k / rows * lane_blocks_ + lane_block) * taps_ + tap) * rows + k % rows) * nr_;
+    return (((k / mr_ * lane_blocks_ + lane_block) * taps_ + tap) * mr_ + k % mr_) * nr_;
   }
 
   // Where a packed row keeps the source column of (q, s). Overlapping taps share the padded row;
@@ -107,15 +103,14 @@ class WgradPass {
       std::vector<T> total(p_.taps() * channels);
       for (std::int64_t k = begin; k < end; ++k) {
         // total[tap][channel] of output channel k; merged lanes already are (s, channel).
-        const std::int64_t g = depthwise_ ? 0 : k / outputs_, row = depthwise_ ? 0 : k % outputs_;
-        const std::int64_t first = depthwise_ ? k : 0, last = depthwise_ ? k + 1 : lanes_;
-        for (std::int64_t lane = first; lane < last;) {
+        const std::int64_t g = k / outputs_, row = k % outputs_;
+        for (std::int64_t lane = 0; lane < lanes_;) {
           const std::int64_t block = lane / nr_;
-          const std::int64_t end_lane = last < (block + 1) * nr_ ? last : (block + 1) * nr_;
+          const std::int64_t end_lane = lanes_ < (block + 1) * nr_ ? lanes_ : (block + 1) * nr_;
           const std::int64_t count = end_lane - lane;
           for (std::int64_t tap = 0; tap < taps_; ++tap) {
             const T* sum = sums_ + g * group_elements() + sum_offset(row, block, tap) + lane % nr_;
-            T* out = total.data() + tap * (last - first) + lane - first;
+            T* out = total.data() + tap * lanes_ + lane;
             for (std::int64_t i = 0; i < count; ++i) out[i] = sum[i];
             for (std::int64_t split = 1; split < splits_; ++split) {
               const T* next = sum + split * copy;
@@ -158,8 +153,7 @@ class WgradPass {
       tap_stride_ = pass.tap_step_ * ld;
       // One more vector than pixels, so that rows do not lie a power of two apart.
       grad_ld_ = pass.block_rows_ * p.Q + pass.kernels_.lanes;
-      grad_ = scratch<T>(Slot::kGrad, pass.depthwise_ ? pass.block_rows_ * p.Q * pass.nr_
-                                                      : pass.outputs_ * grad_ld_);
+      grad_ = scratch<T>(Slot::kGrad, pass.outputs_ * grad_ld_);
       slot_of_.resize(pass.block_rows_ * p.R);
       slot_of_row_.assign(p.H, -1);
     }
@@ -185,13 +179,8 @@ class WgradPass {
    private:
     void block(std::int64_t first_row, std::int64_t count) {
       pack_input(first_row, count);
-      if (pass_.depthwise_) {
-        pack_grad_depthwise(first_row, count);
-        run_depthwise(count);
-      } else {
-        prepare_grad(first_row, count);
-        run_outer(count);
-      }
+      prepare_grad(first_row, count);
+      run_outer(count);
     }
 
     // Packs each input row that the block reads once: x_[lane block][slot][column][lane].
@@ -239,8 +228,6 @@ class WgradPass {
       if (pass_.merged_) return x_ + slot * slot_elements_ + lane_block * pass_.nr_;
       return x_ + (lane_block * most_slots_ + slot) * slot_elements_;
     }
-
-    // ---- dense and grouped -----------------------------------------------------------------------
 
     // The kernel wants each channel's pixels adjacent. NCHW of compute type has that already;
     // anything else is packed [output channel][pixel].
@@ -343,52 +330,6 @@ class WgradPass {
       }
     }
 
-    // ---- depthwise -------------------------------------------------------------------------------
-
-    void pack_grad_depthwise(std::int64_t first_row, std::int64_t count) {
-      const TensorView& g = pass_.grad_output_;
-      for (std::int64_t j = 0; j < count; ++j) {
-        const std::int64_t n = (first_row + j) / p_.P, p = (first_row + j) % p_.P;
-        pass_.kernels_.pack({element(g, n, 0, p, 0), g.dtype, g.stride[3], g.stride[1]}, p_.Q,
-                            pass_.channels_, pass_.nr_, grad_ + j * p_.Q * pass_.nr_, pass_.nr_, 0);
-      }
-    }
-
-    void run_depthwise(std::int64_t count) {
-      if (first_block_) {
-        for (std::int64_t i = 0; i < pass_.taps_ * pass_.nr_; ++i) sums_[i] = 0;
-      }
-      DepthwiseOuterTile<T> tile;
-      tile.grad_pixel_stride = pass_.nr_;
-      tile.x_pixel_stride = pixel_stride_;
-      tile.channels = pass_.nr_;
-      tile.sum_tap_stride = pass_.nr_;
-      for (std::int64_t j = 0; j < count; ++j) {
-        for (std::int64_t r = 0; r < p_.R; ++r) {
-          const std::int64_t slot = slot_of_[j * p_.R + r];
-          if (slot < 0) continue;
-          for (std::int64_t q = 0; q < p_.Q; q += pass_.run_pixels_) {
-            tile.grad = grad_ + (j * p_.Q + q) * pass_.nr_;
-            tile.pixels = p_.Q - q < pass_.run_pixels_ ? p_.Q - q : pass_.run_pixels_;
-            run_depthwise_taps(r, x_at(0, slot) + q * pixel_stride_, &tile);
-          }
-        }
-      }
-    }
-
-    // The taps of kernel row r, mr at a time.
-    void run_depthwise_taps(std::int64_t r, const T* first, DepthwiseOuterTile<T>* tile) {
-      for (std::int64_t s0 = 0; s0 < p_.S; s0 += pass_.mr_) {
-        const std::int64_t left = p_.S - s0;
-        const int taps = static_cast<int>(left < pass_.mr_ ? left : pass_.mr_);
-        const T* x[kMostMr];
-        for (int t = 0; t < taps; ++t) x[t] = first + (s0 + t) * tap_stride_;
-        tile->x = x;
-        tile->sum = sums_ + (r * p_.S + s0) * pass_.nr_;
-        pass_.kernels_.depthwise_outer(*tile, taps);
-      }
-    }
-
     WgradPass& pass_;
     const ConvProblem& p_;
     std::int64_t most_slots_, slot_elements_, grad_ld_;
@@ -408,7 +349,6 @@ class WgradPass {
 
   const ComputeKernels<T>& kernels_;
   const ConvProblem& p_;
-  bool depthwise_;
   bool merged_ = false, in_place_ = false;
   std::int64_t mr_, nr_ = 0, splits_;
   TensorView input_, grad_output_, grad_weight_;

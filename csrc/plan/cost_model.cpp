@@ -360,6 +360,57 @@ Cost cost_depthwise(const ConvPlan& plan) {
   return cost;
 }
 
+Cost cost_grouped(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const int lanes = lanes_of(*plan.kernel, plan.kernel->vectors);
+  const bool forward = plan.pass != Pass::kDgrad;
+  const std::int64_t out = forward ? p.outputs_per_group() : p.channels_per_group();
+  const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
+  const std::int64_t vectors =
+      out < lanes ? ceil_div(p.groups * out, lanes) : p.groups * ceil_div(out, lanes);
+  Cost cost;
+  // Tiles do not go beyond a row, so short rows leave them partly empty.
+  const double columns = static_cast<double>(forward ? p.Q : ceil_div(p.W, p.stride_w));
+  const double tiles =
+      static_cast<double>(ceil_div(forward ? p.Q : ceil_div(p.W, p.stride_w), plan.kernel->mr));
+  const double full = plan.pass == Pass::kWgrad ? 1 : tiles * plan.kernel->mr / columns;
+  cost.multiply = pixel_taps(plan) * static_cast<double>(vectors * depth) * 0.5 * full;
+  const double pixels = static_cast<double>(p.N) * (forward ? p.P * p.Q : p.H * p.W);
+  // Rows of planes are transposed one by one.
+  const double planar = p.input_layout == Layout::kContiguous ? 2 : 1;
+  cost.move = pixels / plan.kernel->mr * static_cast<double>(vectors) * 10 +
+              weight_elements(p) * kTransposeCycles +
+              planar * (layout_cycles(p, input_elements(p)) + layout_cycles(p, output_elements(p)));
+  cost.memory = stream_tensors(p);
+  return cost;
+}
+
+Cost cost_grouped_planes(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  const int lanes = lanes_of(*plan.kernel, plan.kernel->vectors);
+  const bool forward = plan.pass != Pass::kDgrad;
+  // What lies between the rows is computed too.
+  const std::int64_t reach = (p.S - 1) * p.dilation_w / p.stride_w;
+  const double columns = static_cast<double>(reach + (forward ? p.Q : ceil_div(p.W, p.stride_w)));
+  const double rows = static_cast<double>(forward ? p.P : ceil_div(p.H, p.stride_h));
+  const double planes = static_cast<double>(p.N) * (p.K + p.C);
+  const double taps = static_cast<double>(p.taps() * p.channels_per_group());
+  const std::int64_t outputs = forward ? p.outputs_per_group() : p.channels_per_group();
+  Cost cost;
+  // One channel loads x for each FMA.
+  cost.multiply = static_cast<double>(p.N) * p.K * taps * rows * columns / lanes *
+                  (outputs >= 4   ? 0.55
+                   : outputs >= 2 ? 0.6
+                                  : 0.7);
+  const bool adjacent = p.stride_w == 1;
+  const double planar = p.input_layout == Layout::kContiguous ? kCopyCycles : kGatherCycles;
+  cost.move = planes * 300 + weight_elements(p) * kTransposeCycles +
+              input_elements(p) * (adjacent ? planar : kGatherCycles / 2) +
+              output_elements(p) * planar;
+  cost.memory = stream_tensors(p);
+  return cost;
+}
+
 Cost cost_outer(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
   const int vectors = plan.kernel->vectors, lanes = lanes_of(*plan.kernel, vectors);

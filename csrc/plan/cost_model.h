@@ -22,6 +22,8 @@ Cost cost_axpy(const ConvPlan& plan);
 Cost cost_winograd_wgrad(const ConvPlan& plan);
 std::int64_t winograd_tiles(const ConvPlan& plan);  // of all images
 Cost cost_depthwise(const ConvPlan& plan);
+Cost cost_grouped(const ConvPlan& plan);
+Cost cost_grouped_planes(const ConvPlan& plan);
 Cost cost_outer(const ConvPlan& plan);
 Cost cost_rowsum(const ConvPlan& plan);
 

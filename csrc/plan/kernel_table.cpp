@@ -16,14 +16,6 @@ bool refuse(std::string* why, Words&& words) {
 
 bool any_problem(const ConvProblem&, std::string*) { return true; }
 
-bool one_channel_groups(const ConvProblem& p, std::string* why) {
-  if (p.channels_per_group() == 1 && p.outputs_per_group() == 1) return true;
-  return refuse(why, [&] {
-    return "needs one input and one output channel a group, has " +
-           std::to_string(p.channels_per_group()) + " and " + std::to_string(p.outputs_per_group());
-  });
-}
-
 // A replicated border pixel has as many sources in input grad as it has copies.
 bool few_copies(const ConvProblem& p, std::string* why) {
   if (p.padding_mode != PaddingMode::kReplicate) return true;
@@ -41,8 +33,21 @@ bool few_copies(const ConvProblem& p, std::string* why) {
   });
 }
 
+// Rows are packed with the padding that taps read, which must not be the greater part by far.
+bool near_padding(const ConvProblem& p, std::string* why) {
+  const auto is_near = [](std::int64_t outputs, std::int64_t stride, std::int64_t taps,
+                          std::int64_t dilation, std::int64_t extent) {
+    return (outputs - 1) * stride + (taps - 1) * dilation < 4 * extent + 64;
+  };
+  if (is_near(p.P, p.stride_h, p.R, p.dilation_h, p.H) &&
+      is_near(p.Q, p.stride_w, p.S, p.dilation_w, p.W)) {
+    return true;
+  }
+  return refuse(why, [] { return std::string("needs padding not much larger than the image"); });
+}
+
 bool one_input_channel(const ConvProblem& p, std::string* why) {
-  if (p.channels_per_group() == 1) return true;
+  if (p.channels_per_group() == 1) return near_padding(p, why);
   return refuse(why, [&] {
     return "needs one input channel a group, has " + std::to_string(p.channels_per_group());
   });
@@ -134,6 +139,67 @@ bool padding_fits_rows_zeros(const ConvProblem& p, std::string* why) {
   return refuse(why, [&] {
     return std::string("needs zero padding, it is ") + to_string(p.padding_mode) +
            ", and a copied border pixel has several sources";
+  });
+}
+
+// Groups that fill vectors: 2, 4 or 8 inputs and outputs share or fill one, 16 and more fill some.
+bool few_channels(const ConvProblem& p, std::string* why) {
+  const std::int64_t in = p.channels_per_group(), out = p.outputs_per_group();
+  constexpr std::int64_t kFewest = 16, kMost = 64;
+  if (in == out && (in == 2 || in == 4 || in == 8)) return near_padding(p, why);
+  if (in >= kFewest && out >= kFewest && in <= kMost && out <= kMost) {
+    return near_padding(p, why);
+  }
+  return refuse(why, [&] {
+    return "needs 2, 4 or 8 input and as many output channels a group, or " +
+           std::to_string(kFewest) + " to " + std::to_string(kMost) + " of each, has " +
+           std::to_string(in) + " and " + std::to_string(out);
+  });
+}
+
+bool square_groups(const ConvProblem& p, std::string* why) {
+  const std::int64_t in = p.channels_per_group(), out = p.outputs_per_group();
+  if (in == out && (in == 2 || in == 4 || in == 8)) return near_padding(p, why);
+  return refuse(why, [&] {
+    return "needs 2, 4 or 8 input and as many output channels a group, has " + std::to_string(in) +
+           " and " + std::to_string(out);
+  });
+}
+
+bool few_channels_few_copies(const ConvProblem& p, std::string* why) {
+  return few_channels(p, why) && few_copies(p, why);
+}
+
+bool small_groups(const ConvProblem& p, std::string* why) {
+  constexpr std::int64_t kMostChannels = 64;
+  if (p.channels_per_group() <= kMostChannels && p.outputs_per_group() <= kMostChannels) {
+    return near_padding(p, why);
+  }
+  return refuse(why, [&] {
+    return "needs at most " + std::to_string(kMostChannels) +
+           " input and output channels a group, has " + std::to_string(p.channels_per_group()) +
+           " and " + std::to_string(p.outputs_per_group());
+  });
+}
+
+bool small_groups_of_planes(const ConvProblem& p, std::string* why) {
+  if (p.input_layout == Layout::kContiguous) return small_groups(p, why);
+  return refuse(why, [&] {
+    return std::string("needs a contiguous input, it is ") + to_string(p.input_layout);
+  });
+}
+
+bool small_groups_few_copies(const ConvProblem& p, std::string* why) {
+  if (!small_groups_of_planes(p, why)) return false;
+  // The gradient of the padded plane is folded as a whole.
+  constexpr std::int64_t kMostPixels = 1 << 18;
+  if (p.padding_mode == PaddingMode::kZeros) return true;
+  const std::int64_t pixels = (p.H + p.pad_top + p.pad_bottom) * (p.W + p.pad_left + p.pad_right);
+  if (pixels <= kMostPixels) return true;
+  return refuse(why, [&] {
+    return std::string("needs zero padding or at most ") + std::to_string(kMostPixels) +
+           " padded pixels a plane, has " + to_string(p.padding_mode) + " padding and " +
+           std::to_string(pixels);
   });
 }
 
@@ -277,6 +343,8 @@ const char* to_string(Algorithm algorithm) {
     case Algorithm::kDirectPlanes: return "direct_planes";
     case Algorithm::kOuter: return "outer";
     case Algorithm::kDepthwise: return "depthwise";
+    case Algorithm::kGrouped: return "grouped";
+    case Algorithm::kGroupedPlanes: return "grouped_planes";
     case Algorithm::kRowsum: return "rowsum";
     case Algorithm::kWinograd2: return "winograd2";
     case Algorithm::kWinograd4: return "winograd4";

@@ -164,14 +164,15 @@ std::int64_t thread_bytes_rowsum(const ConvPlan& plan) {
 // is cut by input channels, and its rows stay in one chunk.
 void block_wgrad(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
-  const bool depthwise = plan->kernel->algorithm == Algorithm::kDepthwise;
+  const bool depthwise = plan->kernel->algorithm == Algorithm::kDepthwise ||
+                         plan->kernel->algorithm == Algorithm::kGrouped;
   const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
   const std::int64_t nr = plan->kernel->nr;
   // A copy of the sums holds whole tiles.
   const std::int64_t lanes =
       plan->merged_columns ? p.S * p.channels_per_group() : p.channels_per_group();
   const std::int64_t tile_rows = round_up(p.outputs_per_group(), plan->kernel->mr);
-  const std::int64_t copy = depthwise ? p.taps() * round_up(p.C, nr)
+  const std::int64_t copy = depthwise ? p.taps() * p.channels_per_group() * round_up(p.K, nr)
                                       : p.groups * tile_rows * round_up(lanes, nr) *
                                             (plan->merged_columns ? p.R : p.taps());
   const std::int64_t rows = p.N * p.P;
@@ -300,7 +301,19 @@ void block_pixels(ConvPlan* plan) {
 // A work item is one row.
 void block_strips(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
-  plan->workspace_bytes = p.taps() * p.K * (p.dtype == DType::kFloat64 ? 8 : 4);
+  plan->workspace_bytes =
+      p.taps() * p.K * p.channels_per_group() * (p.dtype == DType::kFloat64 ? 8 : 4);
+}
+
+// A work item is one group of one image, or of a chunk of images in weight grad.
+void block_grouped_planes(ConvPlan* plan) {
+  const ConvProblem& p = plan->problem;
+  const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
+  if (plan->pass == Pass::kWgrad) {
+    constexpr std::int64_t kItems = 16;
+    plan->splits = clamp(p.N * p.P * p.Q / 512, 1, kItems < p.N ? kItems : p.N);
+  }
+  plan->workspace_bytes = plan->splits * p.K * p.channels_per_group() * p.taps() * element;
 }
 
 // The source of a work item's pixels stays in a quarter of the second-level cache.
@@ -452,7 +465,9 @@ void block(ConvPlan* plan) {
     case Algorithm::kWinograd4:
       weight_grad ? block_winograd_wgrad(plan) : block_winograd(plan);
       break;
-    case Algorithm::kDepthwise: weight_grad ? block_wgrad(plan) : block_strips(plan); break;
+    case Algorithm::kDepthwise:
+    case Algorithm::kGrouped: weight_grad ? block_wgrad(plan) : block_strips(plan); break;
+    case Algorithm::kGroupedPlanes: block_grouped_planes(plan); break;
     case Algorithm::kPointwise: block_pointwise(plan); break;
     case Algorithm::kDot:
     case Algorithm::kAxpy: block_few_pixels(plan); break;

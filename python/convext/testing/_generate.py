@@ -71,6 +71,10 @@ def problems_around(
         groups, multiplier = changes.pop("groups", 1), changes.pop("multiplier", 1)
         if depthwise:
             groups, inputs, outputs = outputs, 1, multiplier
+        elif kernel["algorithm"] == "grouped":
+            size = draw.choice((2, 4, 8, 16, 21, 24))
+            groups, inputs = 1 + outputs // 4, size
+            outputs = size if size < 16 else 16 + inputs % 7
         changes = {"layout": draw.choice(layouts), **changes}
         changes["bias"] = needs_bias or changes.get("bias", False)
         found.add(pixels, K=groups * outputs, C=groups * inputs, groups=groups, **changes)
