@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import convext
+from convext import _C
 from convext.bench.shapes import ConvShape
 
 #: What is timed, and the ``output_mask`` (input, weight, bias) of the backward op for it.
@@ -126,9 +127,9 @@ def make_call(
 ) -> Call:
     """The call of one peer for one pass: Operands -> the tensors it computed.
 
-    Forward is what users call (``F.conv2d``, ``convext.conv2d``); the backward passes are the ops
-    that autograd calls, with the mask that asks for the gradients in question. Autograd itself, the
-    same for both, is left out.
+    Forward is what users call (``F.conv2d``, ``convext.conv2d``); the backward passes are what each
+    one's autograd calls, with the mask that asks for the gradients in question. Autograd itself is
+    left out; what it calls is called from Python here, which it need not be for torch.
 
     In other padding modes torch pads in a copy, as ``nn.Conv2d`` does. The gradient then goes
     through the padding too, which only autograd knows how to do, so torch's backward passes run
@@ -200,18 +201,30 @@ def _backward_op(peer: str, pass_: str, shape: ConvShape, padding_mode: str) -> 
         )
         return grads
 
+    # What autograd calls for plain tensors on the CPU; anything else goes through the operator.
+    geometry = _C.pack_geometry(
+        tuple(stride), tuple(padding), tuple(dilation), groups, padding_mode
+    )
+    needed = tuple(mask or ())
+
     def own(operands: Operands) -> Results:
-        grads: Results = convext_backward(
-            operands.grad_output,
-            operands.input,
-            operands.weight,
-            stride,
-            padding,
-            dilation,
-            groups,
-            padding_mode,
-            mask,
-        )
+        grads: Results | None = None
+        if geometry >= 0:
+            grads = _C.short_conv2d_backward(
+                operands.grad_output, operands.input, operands.weight, geometry, needed
+            )
+        if grads is None:
+            grads = convext_backward(
+                operands.grad_output,
+                operands.input,
+                operands.weight,
+                stride,
+                padding,
+                dilation,
+                groups,
+                padding_mode,
+                mask,
+            )
         return grads
 
     return plain if peer == "torch" else own
