@@ -117,6 +117,19 @@ std::vector<ConvArguments> problems_around(const KernelInfo& kernel) {
     }
     return found.all();
   }
+  if (kernel.algorithm == Algorithm::kGrouped) {
+    for (std::int64_t size : {2, 4, 8, 16, 21}) {
+      for (std::int64_t pixels : around(mr)) found.add(pixels, k3, 2, nr / size + 1, size, size);
+      for (std::int64_t groups : {1, 3, 5}) {
+        found.add(mr + 1, k3, 1, groups, size, size);
+        found.add(mr, k3s2, 2, groups, size, size);
+      }
+      for (const Geometry& g : kGeometries) {
+        for (const char* mode : kModes) found.add(mr + 1, g, 2, 3, size, size, mode);
+      }
+    }
+    return found.all();
+  }
   for (std::int64_t size : around(mr)) {
     found.add(size, k3, 1, 1, 9, nr + 1);
     found.add(size, k1, 2, 1, nr + 1, size);
