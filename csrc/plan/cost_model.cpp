@@ -22,6 +22,14 @@ double layout_cycles(const ConvProblem& p, double elements) {
   return elements * (p.input_layout == Layout::kContiguous ? kTransposeCycles : kGatherCycles);
 }
 
+// The same for one row at a time, of whose columns those beyond the last whole vector go one by one.
+double row_by_row_cycles(const ConvProblem& p, double elements, std::int64_t width, int lanes) {
+  if (p.input_layout != Layout::kContiguous) return layout_cycles(p, elements);
+  constexpr double kScalarCycles = 4;
+  const double scalar = static_cast<double>(width % lanes) / static_cast<double>(width);
+  return elements * (scalar * kScalarCycles + (1 - scalar) * kTransposeCycles);
+}
+
 double input_elements(const ConvProblem& p) { return static_cast<double>(p.N) * p.C * p.H * p.W; }
 double output_elements(const ConvProblem& p) { return static_cast<double>(p.N) * p.K * p.P * p.Q; }
 double weight_elements(const ConvProblem& p) {
@@ -322,12 +330,16 @@ Cost cost_dot(const ConvPlan& plan) {
   const double steps = static_cast<double>(ceil_div(p.C * p.taps(), lanes));
   constexpr double kAddLanesCycles = 3;  // a result's share of adding up the lanes
   Cost cost;
-  cost.multiply = pixels / 3 * p.K / plan.kernel->mr * tile_cycles(steps, 3, plan.kernel->mr);
-  cost.move = pixels * p.K * kAddLanesCycles +
-              (pixels_in_place(p)
-                   ? 0
-                   : pixels * p.C * p.taps() *
-                         (p.input_layout == Layout::kChannelsLast ? kCopyCycles : kGatherCycles));
+  // Both operands stream from memory, without reuse beyond the tile.
+  constexpr double kStreams = 1.2;
+  cost.multiply =
+      pixels / 3 * p.K / plan.kernel->mr * tile_cycles(steps, 3, plan.kernel->mr) * kStreams;
+  cost.move =
+      pixels * p.K * kAddLanesCycles +
+      (pixels_in_place(p)
+           ? 0
+           : pixels * p.C * p.taps() *
+                 (p.input_layout == Layout::kChannelsLast ? kCopyCycles : 2 * kGatherCycles));
   cost.memory = stream_tensors(p);
   return cost;
 }
@@ -339,7 +351,7 @@ Cost cost_axpy(const ConvPlan& plan) {
   const double columns = static_cast<double>(p.C * p.taps());
   Cost cost;
   // Rows of weights are read in short pieces.
-  constexpr double kShortPieces = 1.5;
+  constexpr double kShortPieces = 1.7;
   cost.multiply = pixels * p.K * static_cast<double>(ceil_div(p.C * p.taps(), lanes)) / 12 *
                   tile_cycles(1, 4, 3) * kShortPieces;
   cost.move = (pixels_in_place(p) ? 0 : pixels * columns * kGatherCycles) +
@@ -353,9 +365,11 @@ Cost cost_depthwise(const ConvPlan& plan) {
   const int lanes = lanes_of(*plan.kernel, plan.kernel->vectors);
   const double vectors = static_cast<double>(ceil_div(p.K, lanes));
   Cost cost;
-  cost.multiply = pixel_taps(plan) * vectors * 0.6;
+  // Every FMA loads its own operand.
+  cost.multiply = pixel_taps(plan) * vectors * (plan.pass == Pass::kWgrad ? 1.1 : 0.85);
   cost.move = pixel_taps(plan) / p.S * 2 + weight_elements(p) * kTransposeCycles +
-              layout_cycles(p, input_elements(p)) + layout_cycles(p, output_elements(p));
+              row_by_row_cycles(p, input_elements(p), p.W, lanes) +
+              row_by_row_cycles(p, output_elements(p), p.Q, lanes);
   cost.memory = stream_tensors(p);
   return cost;
 }
@@ -397,11 +411,16 @@ Cost cost_grouped_planes(const ConvPlan& plan) {
   const double taps = static_cast<double>(p.taps() * p.channels_per_group());
   const std::int64_t outputs = forward ? p.outputs_per_group() : p.channels_per_group();
   Cost cost;
-  // One channel loads x for each FMA.
+  // One channel loads x for each FMA. Weight grad has as many sums as it has channels and taps, up to
+  // nine, and few sums wait for each other.
+  const double sums =
+      static_cast<double>((outputs < 4 ? outputs : 4) * (p.taps() < 9 ? p.taps() : 9));
+  const double waits = plan.pass != Pass::kWgrad ? 1 : sums < 8 ? 2.4 : 1.2;
   cost.multiply = static_cast<double>(p.N) * p.K * taps * rows * columns / lanes *
                   (outputs >= 4   ? 0.55
                    : outputs >= 2 ? 0.6
-                                  : 0.7);
+                                  : 0.7) *
+                  waits;
   const bool adjacent = p.stride_w == 1;
   const double planar = p.input_layout == Layout::kContiguous ? kCopyCycles : kGatherCycles;
   cost.move = planes * 300 + weight_elements(p) * kTransposeCycles +
@@ -421,8 +440,9 @@ Cost cost_outer(const ConvPlan& plan) {
                        ceil_div(p.outputs_per_group(), plan.kernel->mr) *
                        ceil_div(lane_count, lanes) / vectors;
   Cost cost;
-  cost.multiply =
-      tile_cycles(static_cast<double>(p.N) * p.P * p.Q * taps * tiles, plan.kernel->mr, vectors);
+  constexpr double kBroadcasts = 1.1;  // of gradients that lie a row apart
+  cost.multiply = kBroadcasts * tile_cycles(static_cast<double>(p.N) * p.P * p.Q * taps * tiles,
+                                            plan.kernel->mr, vectors);
   const double blocks = static_cast<double>(ceil_div(p.N * p.P * p.Q, 256));
   cost.move = blocks * taps * tiles * kTileCycles * 2 + input_elements(p) * kCopyCycles +
               layout_cycles(p, input_elements(p)) +
