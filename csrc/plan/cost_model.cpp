@@ -280,8 +280,11 @@ Cost cost_winograd(const ConvPlan& plan) {
                               round_up(out, plan.kernel->nr) * (p.dtype == DType::kFloat64 ? 8 : 4);
   cost.move = points * transform_cycles * tiles * (in_vectors + out_vectors) +
               points * tiles / plan.kernel->mr * out_vectors / vectors * kSumsCycles +
-              weight_elements(p) * kTransposeCycles + layout_cycles(p, input_elements(p)) +
-              layout_cycles(p, output_elements(p));
+              weight_elements(p) * kTransposeCycles +
+              // Each share of the groups has its rows packed anew.
+              layout_cycles(p, forward ? input_elements(p) : output_elements(p)) *
+                  static_cast<double>(ceil_div(p.groups * depth, plan.channel_block)) +
+              layout_cycles(p, forward ? output_elements(p) : input_elements(p));
   cost.memory = stream_tensors(p) +
                 filter_bytes * (plan.few_tiles ? kNearFilterByteCycles : kFilterByteCycles) +
                 (blocks > 1 ? (blocks - 1) * filter_bytes * kPanelByteCycles : 0);
@@ -354,8 +357,12 @@ Cost cost_axpy(const ConvPlan& plan) {
   constexpr double kShortPieces = 1.7;
   cost.multiply = pixels * p.K * static_cast<double>(ceil_div(p.C * p.taps(), lanes)) / 12 *
                   tile_cycles(1, 4, 3) * kShortPieces;
-  cost.move = (pixels_in_place(p) ? 0 : pixels * columns * kGatherCycles) +
-              (is_compute_type(p.dtype) ? 0 : weight_elements(p) * kCopyCycles);
+  // Products go to their places in the image a tap at a time.
+  constexpr double kScatterCycles = 150;
+  const double taps = static_cast<double>(p.taps());
+  cost.move =
+      (pixels_in_place(p) ? 0 : pixels * (columns * kGatherCycles + taps * kScatterCycles)) +
+      (is_compute_type(p.dtype) ? 0 : weight_elements(p) * kCopyCycles);
   cost.memory = stream_tensors(p);
   return cost;
 }
