@@ -18,7 +18,6 @@ void run_dot(const ConvPlan& plan, const ConvTensors& tensors, const Threads& th
 void run_axpy(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_outer(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_winograd_wgrad(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
-void run_wgrad(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_depthwise_wgrad(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_rowsum(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 

@@ -27,8 +27,7 @@ Cost cost_grouped_planes(const ConvPlan& plan);
 Cost cost_outer(const ConvPlan& plan);
 Cost cost_rowsum(const ConvPlan& plan);
 
-// ---- the terms, for the costs of further kernels
-// -------------------------------------------------
+// ---- the terms, for the costs of further kernels ------------------------------------------------
 
 // Cycles of a register tile's main loop: `steps` times mr*vectors FMAs, of which two start a cycle,
 // and mr+vectors loads, of which two are done a cycle.
@@ -49,7 +48,6 @@ constexpr double kGatherCycles = 1.5;        // an element on its own
 constexpr double kPackedWeightCycles = 1.5;  // a weight to its panel, and from there once
 constexpr double kTileCycles = 20;           // a kernel call: its sums to zero and to memory
 constexpr double kEntryCycles = 2;           // an entry of a tile that slides over rows
-constexpr double kPointerCycles = 1.5;       // an entry of a pointer table, for one pixel
 
 // Bytes that come from beyond the cache or go there.
 double stream_cycles(double bytes);
