@@ -218,11 +218,21 @@ std::int64_t thread_bytes_planes(const ConvPlan& plan) {
          s.bytes;
 }
 
-// run_pointwise: weights in panels of lanes or of rows, whichever it will be, and the bias.
+// Whether run_pointwise's rows are channels, where the problem tells.
+bool surely_planar(const Shape& s) {
+  return s.forward && s.p.input_layout == Layout::kContiguous && s.p.H * s.p.W > 1 && s.p.C > 1;
+}
+
+// run_pointwise: weights in panels of lanes or of rows, and the bias.
 std::int64_t pointwise_weights(const Shape& s) {
   constexpr std::int64_t kRows = 24;
-  const std::int64_t by_lanes = round_up(s.lanes, s.vector), by_rows = round_up(s.lanes, kRows);
-  return (s.source_in_place() ? by_lanes : most(by_lanes, by_rows)) * s.depth + by_lanes;
+  const std::int64_t by_lanes = round_up(s.lanes, s.vector);
+  const bool as_they_lie = s.compute_type && s.p.weight_layout == Layout::kContiguous;
+  const std::int64_t by_rows = s.forward && as_they_lie ? 0 : round_up(s.lanes, kRows);
+  const std::int64_t weights = surely_planar(s)      ? by_rows
+                               : s.source_in_place() ? by_lanes
+                                                     : most(by_lanes, by_rows);
+  return weights * s.depth + by_lanes;
 }
 
 // Gathered pixels and a tile of results: rows of channels, or planes.
@@ -233,6 +243,7 @@ std::int64_t thread_bytes_pointwise(const ConvPlan& plan) {
   const bool in_place = s.source_in_place() && !strided;
   const std::int64_t by_pixel = plan.pixel_block * ((in_place ? 0 : s.depth) + s.nr);
   const std::int64_t by_plane = (kMostDepth + round_up(s.lanes, kRows)) * s.nr;
+  if (surely_planar(s)) return by_plane * s.bytes;
   const bool channels_last = s.forward && s.p.input_layout == Layout::kChannelsLast;
   return (channels_last ? by_pixel : most(by_pixel, by_plane)) * s.bytes;
 }
@@ -295,10 +306,8 @@ std::int64_t thread_bytes_winograd(const ConvPlan& plan) {
     const bool lanes_adjacent = p.weight_layout != Layout::kContiguous || s.lanes == 1;
     panels = points * ((lanes_adjacent ? kBlockChunk : 1) * s.depth * s.nr + kPlanePadding);
     const std::int64_t height = s.forward ? p.P : p.H;
-    std::int64_t down = 0;
-    for (std::int64_t d = 0; d < p.dilation_h && d < height; ++d) {
-      down += ceil_div(ceil_div(height - d, p.dilation_h), m);
-    }
+    const std::int64_t down =
+        least(p.dilation_h, height) * ceil_div(ceil_div(height, p.dilation_h), m);
     tiles = p.N * down * winograd_run_tiles(plan, s);
   }
   const std::int64_t parts = p.groups == 1 ? 1 : ceil_div(p.groups * s.depth, plan.channel_block);
@@ -353,13 +362,9 @@ std::int64_t thread_bytes_winograd_wgrad(const ConvPlan& plan) {
 std::int64_t outer_sums(const ConvPlan& plan) {
   const Shape s(plan);
   const ConvProblem& p = s.p;
-  std::int64_t lanes = (plan.merged_columns ? p.S : 1) * p.channels_per_group();
-  std::int64_t rows = p.outputs_per_group();
-  if (plan.swapped) {
-    const std::int64_t other = lanes;
-    lanes = rows;
-    rows = other;
-  }
+  const std::int64_t inputs = plan.swapped ? p.outputs_per_group() : p.channels_per_group();
+  const std::int64_t rows = plan.swapped ? p.channels_per_group() : p.outputs_per_group();
+  const std::int64_t lanes = plan.merged_columns ? p.S * inputs : inputs;
   const std::int64_t taps = plan.merged_columns ? p.R : p.taps();
   return plan.splits * p.groups * round_up(rows, s.mr) * round_up(lanes, s.nr) * taps;
 }
@@ -439,12 +444,9 @@ void set_workspace(ConvPlan* plan) {
   switch (plan->kernel->algorithm) {
     case Algorithm::kReference: break;
     case Algorithm::kIndirect:
-      shared = panel_elements(s, s.nr);
-      thread = thread_bytes_indirect(*plan);
-      break;
     case Algorithm::kDirect:
       shared = panel_elements(s, s.nr);
-      thread = thread_bytes_direct(*plan);
+      thread = plan->row_block > 0 ? thread_bytes_direct(*plan) : thread_bytes_indirect(*plan);
       break;
     case Algorithm::kDirectPlanes:
       shared = panel_elements(s, plan->tile_rows);
