@@ -1,4 +1,4 @@
-// How planes are packed for the kernels of planes.h: with their padding, one plane for each remainder
+// How planes are packed for grouped_planes.h: with their padding, one plane for each remainder
 // of a stride, so that every tap is one distance in memory for all pixels.
 #pragma once
 
