@@ -5,7 +5,7 @@
 //           run. An entry is a kernel row whose taps' sources are adjacent, so that i runs over
 //           taps and source channels at once, or else a single tap.
 // owns      one call: mr pixels of one destination row x vectors*lanes channels, summed completely
-//           in the order of the entries and then of i, whatever mr.
+//           in the order of the entries and then of i, in chains (chains.h), whatever mr.
 // budget    mr*vectors accumulators + vectors weights + 1 broadcast: 6*4+4+1 = 29 of 32 registers
 //           (AVX-512), 6*2+2+1 = 15 of 16 (AVX2, baseline); mr pointers that differ by one step.
 // needs     source rows packed with their padding in place, or rows without padding; packed weights,
@@ -15,6 +15,7 @@
 //           a destination row of a few channels is not spent on building tables.
 #pragma once
 
+#include "chains.h"
 #include "isa_kernels.h"
 #include "simd.h"
 
@@ -26,32 +27,40 @@ __attribute__((noinline)) void direct_channels(const DirectTile<T>& tile) {
   constexpr int kNr = PanelVectors * kLanes<T>;
   const std::int64_t step = tile.pixel_step, run = tile.run;
   Vec<T> sum[Mr][Vectors];
-#pragma GCC unroll 8
-  for (int m = 0; m < Mr; ++m) {
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) sum[m][v] = Vec<T>{};
-  }
+  SumsAside<T, Mr, Vectors> aside;
+  aside.clear(sum);
 
   // Main loop.
-  for (std::int64_t e = 0; e < tile.entries; ++e) {
-    const T* x[Mr];
-    x[0] = tile.x[e] + tile.x_offset;
+  const std::int64_t entries_of_chain = run_count_of_chain(run);
+  for (std::int64_t e = 0; e < tile.entries;) {
+    if (e > 0) aside.put(sum);
+    const std::int64_t last =
+        e + entries_of_chain < tile.entries ? e + entries_of_chain : tile.entries;
+    for (; e < last; ++e) {
+      const T* x[Mr];
+      x[0] = tile.x[e] + tile.x_offset;
 #pragma GCC unroll 8
-    for (int m = 1; m < Mr; ++m) x[m] = x[m - 1] + step;
-    const T* w = tile.panel + tile.weight[e];
+      for (int m = 1; m < Mr; ++m) x[m] = x[m - 1] + step;
+      const T* w = tile.panel + tile.weight[e];
+      for (std::int64_t i = 0; i < run;) {
+        if (i > 0) aside.put(sum);
+        const std::int64_t end = i + next_chain(run - i);
 #pragma GCC unroll 1
-    for (std::int64_t i = 0; i < run; ++i, w += kNr) {
-      Vec<T> weight[Vectors];
+        for (; i < end; ++i, w += kNr) {
+          Vec<T> weight[Vectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) weight[v] = load(w + v * kLanes<T>);
+          for (int v = 0; v < Vectors; ++v) weight[v] = load(w + v * kLanes<T>);
 #pragma GCC unroll 8
-      for (int m = 0; m < Mr; ++m) {
-        const Vec<T> pixel = broadcast(x[m][i]);
+          for (int m = 0; m < Mr; ++m) {
+            const Vec<T> pixel = broadcast(x[m][i]);
 #pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v) sum[m][v] += pixel * weight[v];
+            for (int v = 0; v < Vectors; ++v) sum[m][v] += pixel * weight[v];
+          }
+        }
       }
     }
   }
+  aside.finish(sum);
 
   // Epilogue.
   T* y = tile.y;

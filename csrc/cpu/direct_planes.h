@@ -4,7 +4,8 @@
 //           GEMM view: gemm_m = destination channels, gemm_n = columns of one destination row,
 //           gemm_k = entries x depth. An entry is a tap, or a tap and source channel (depth 1).
 // owns      one call: Mr channels x vectors*lanes neighbouring columns (of one class modulo the
-//           step), summed completely in the order of the entries and then of d, whatever the tile.
+//           step), summed completely in the order of the entries and then of d, in chains (chains.h),
+//           whatever the tile.
 // budget    Mr*vectors <= 6*kDirectPlanesVectors accumulators, so 3 channels take 4 vectors of columns and
 //           6 take 2 on AVX2: 12 + 4 + 1 or 12 + 2 + 1 registers (one weight is read from memory).
 // needs     source planes packed with their padding in place and the phases of the stride apart, so
@@ -14,6 +15,7 @@
 //           empty, and NCHW is transposed neither on the way in nor on the way out.
 #pragma once
 
+#include "chains.h"
 #include "isa_kernels.h"
 #include "simd.h"
 
@@ -28,29 +30,37 @@ template <class T, int Mr, int Vectors>
 __attribute__((noinline)) void direct_planes(const DirectPlaneTile<T>& tile) {
   const std::int64_t plane = tile.plane_stride, depth = tile.depth, row_step = tile.weight_step;
   Vec<T> sum[Mr][Vectors];
-#pragma GCC unroll 8
-  for (int m = 0; m < Mr; ++m) {
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) sum[m][v] = Vec<T>{};
-  }
+  SumsAside<T, Mr, Vectors> aside;
+  aside.clear(sum);
 
   // Main loop.
-  for (std::int64_t e = 0; e < tile.entries; ++e) {
-    const T* x = tile.x[e] + tile.x_offset;
-    const T* w = tile.panel + tile.weight[e];
+  const std::int64_t entries_of_chain = run_count_of_chain(depth);
+  for (std::int64_t e = 0; e < tile.entries;) {
+    if (e > 0) aside.put(sum);
+    const std::int64_t last =
+        e + entries_of_chain < tile.entries ? e + entries_of_chain : tile.entries;
+    for (; e < last; ++e) {
+      const T* x = tile.x[e] + tile.x_offset;
+      const T* w = tile.panel + tile.weight[e];
+      for (std::int64_t d = 0; d < depth;) {
+        if (d > 0) aside.put(sum);
+        const std::int64_t end = d + next_chain(depth - d);
 #pragma GCC unroll 1
-    for (std::int64_t d = 0; d < depth; ++d, x += plane, w += row_step) {
-      Vec<T> column[Vectors];
+        for (; d < end; ++d, x += plane, w += row_step) {
+          Vec<T> column[Vectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) column[v] = load(x + v * kLanes<T>);
+          for (int v = 0; v < Vectors; ++v) column[v] = load(x + v * kLanes<T>);
 #pragma GCC unroll 8
-      for (int m = 0; m < Mr; ++m) {
-        const Vec<T> weight = broadcast(w[m]);
+          for (int m = 0; m < Mr; ++m) {
+            const Vec<T> weight = broadcast(w[m]);
 #pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v) sum[m][v] += weight * column[v];
+            for (int v = 0; v < Vectors; ++v) sum[m][v] += weight * column[v];
+          }
+        }
       }
     }
   }
+  aside.finish(sum);
 
   // Epilogue.
   T* y = tile.y;

@@ -6,8 +6,8 @@
 //           a pixel is an input pixel and the two kinds of channel change places. fprop_im2col
 //           (run_im2col.cpp) turns it round: rows are output channels, x their weights, lanes pixels.
 // owns      one call: mr pixels x vectors*lanes channels, summed completely, in the order of the
-//           entries and then of d. The order does not depend on mr, so a pixel gets the same bits in
-//           whichever tile it falls.
+//           entries and then of d, in chains (chains.h). Neither depends on mr, nor the chains on the
+//           entries that a tile lacks, so a pixel gets the same bits in whichever tile it falls.
 // budget    mr*vectors accumulators + vectors weights + 1 broadcast: 6*4+4+1 = 29 of 32 registers
 //           (AVX-512), 6*2+2+1 = 15 of 16 (AVX2, baseline); mr+2 pointers.
 // needs     packed weights, zero-padded to nr lanes; readable pointers for every pixel (padding
@@ -17,6 +17,7 @@
 //           arithmetic, so stride, dilation, every padding mode and every border cost nothing here.
 #pragma once
 
+#include "chains.h"
 #include "isa_kernels.h"
 #include "simd.h"
 
@@ -27,32 +28,41 @@ template <class T, int Mr, int Vectors, int PanelVectors>
 __attribute__((noinline)) void gemm_indirect(const GemmTile<T>& tile) {
   constexpr int kNr = PanelVectors * kLanes<T>;
   Vec<T> sum[Mr][Vectors];
-#pragma GCC unroll 8
-  for (int m = 0; m < Mr; ++m) {
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) sum[m][v] = Vec<T>{};
-  }
+  SumsAside<T, Mr, Vectors> aside;
+  aside.clear(sum);
 
   // Main loop.
   const T* const* pointers = tile.x;
+  std::int64_t next_tap = tile.chain_taps;
+  const bool cut_inside = tile.depth >= 2 * kChainTerms;
   for (std::int64_t e = 0; e < tile.entries; ++e, pointers += Mr) {
     const T* x[Mr];
 #pragma GCC unroll 8
     for (int m = 0; m < Mr; ++m) x[m] = pointers[m] + tile.x_offset;
     const T* w = tile.panel + tile.tap[e] * tile.depth * kNr;
+    // Taps that no pixel of the tile meets have no entry, so chains go by taps, not by entries.
+    if (tile.tap[e] >= next_tap || cut_inside) {
+      aside.put(sum);
+      next_tap = (tile.tap[e] / tile.chain_taps + 1) * tile.chain_taps;
+    }
+    for (std::int64_t d = 0; d < tile.depth;) {
+      if (d > 0) aside.put(sum);
+      const std::int64_t end = d + next_chain(tile.depth - d);
 #pragma GCC unroll 1
-    for (std::int64_t d = 0; d < tile.depth; ++d, w += kNr) {
-      Vec<T> weight[Vectors];
+      for (; d < end; ++d, w += kNr) {
+        Vec<T> weight[Vectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) weight[v] = load(w + v * kLanes<T>);
+        for (int v = 0; v < Vectors; ++v) weight[v] = load(w + v * kLanes<T>);
 #pragma GCC unroll 8
-      for (int m = 0; m < Mr; ++m) {
-        const Vec<T> pixel = broadcast(x[m][d]);
+        for (int m = 0; m < Mr; ++m) {
+          const Vec<T> pixel = broadcast(x[m][d]);
 #pragma GCC unroll 4
-        for (int v = 0; v < Vectors; ++v) sum[m][v] += pixel * weight[v];
+          for (int v = 0; v < Vectors; ++v) sum[m][v] += pixel * weight[v];
+        }
       }
     }
   }
+  aside.finish(sum);
 
   // Epilogue.
 #pragma GCC unroll 4

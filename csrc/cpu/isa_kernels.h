@@ -12,6 +12,8 @@ namespace convext {
 inline constexpr int kMostMr = 16;
 // Nor a strip more vectors of lanes.
 inline constexpr int kMostStripVectors = 12;
+// Terms that are summed in one chain, or nearly twice as many. See chains.h.
+inline constexpr std::int64_t kChainTerms = 256;
 
 // fprop_indirect, dgrad_indirect, fprop_im2col: one register tile. See gemm_indirect.h.
 template <class T>
@@ -21,8 +23,11 @@ struct GemmTile {
   std::int64_t entries;
   std::int64_t x_offset;  // added to every pointer in x: the group's first channel
   std::int64_t depth;     // channels summed over
-  const T* panel;         // [taps][depth][nr] packed weights
-  const T* bias;          // [nr], or [mr] if bias_by_row; zeros where there is none
+  // Entries whose tap / chain_taps is the same are summed in one chain, if depth is not longer than
+  // that already.
+  std::int32_t chain_taps;
+  const T* panel;  // [taps][depth][nr] packed weights
+  const T* bias;   // [nr], or [mr] if bias_by_row; zeros where there is none
   bool bias_by_row;
   T* const* y;            // [mr]: where each row's results go
   std::int64_t y_offset;  // added to every pointer in y

@@ -228,7 +228,10 @@ class AxpyPass {
     }
     // [pixel][tap][channel] or [pixel][channel][tap], as the weights have it.
     const std::int64_t width = count * p_.taps();
-    const std::int64_t padded = round_up(width, kernels_.lanes);
+    // The last tap of few channels is written as a whole vector, which ends before the next pixel.
+    const bool short_taps = order_.channel == 1 && count < kernels_.lanes;
+    const std::int64_t written = width + (short_taps ? kernels_.lanes - count : 0);
+    const std::int64_t padded = round_up(written, kernels_.lanes);
     T* products = scratch<T>(Slot::kTile, pixels * padded);
     if (order_.channel == 1) {
       for (std::int64_t tap = 0; tap < p_.taps(); ++tap) {

@@ -214,6 +214,7 @@ class Im2colPass {
       tile.x = x;
       tile.tap = &kOnlyTap;
       tile.entries = 1;
+      tile.chain_taps = 1;
       tile.x_offset = 0;
       tile.depth = pass_.depth_;
       tile.panel = panel;

@@ -176,6 +176,15 @@ class IndirectPass {
     }
   }
 
+  // Chains of whole kernel rows where a border's copies make several entries of a tap: an entry that
+  // a tile has for its other pixels' sake must not cut a chain.
+  std::int32_t chain_taps(std::int64_t depth) const {
+    const bool copies = rows_.longest > 1 || columns_.longest > 1;
+    const std::int64_t whole = copies && !merged_ ? S_ : 1;
+    const std::int64_t wholes = kChainTerms / (depth > 0 ? whole * depth : 1);
+    return static_cast<std::int32_t>(whole * (wholes > 1 ? wholes : 1));
+  }
+
   std::int64_t panel_elements() const { return taps_ * depth_ * nr_; }
   std::int64_t lanes_in_block(std::int64_t lb) const {
     const std::int64_t left = lanes_ - lb * nr_;
@@ -248,6 +257,7 @@ class IndirectPass {
       GemmTile<T> tile;
       tile.x_offset = g * pass_.depth_;
       tile.depth = pass_.merged_ ? pass_.S_ * pass_.depth_ : pass_.depth_;
+      tile.chain_taps = pass_.chain_taps(tile.depth);
       tile.panel = pass_.panels_ + unit * pass_.panel_elements();
       tile.bias = pass_.packed_bias_ + unit * pass_.nr_;
       tile.bias_by_row = false;

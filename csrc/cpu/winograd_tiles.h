@@ -15,6 +15,7 @@
 //           2.25 (m = 2) and 4 (m = 4) times fewer; the transforms are the price.
 #pragma once
 
+#include "chains.h"
 #include "isa_kernels.h"
 #include "simd.h"
 #include "winograd_transform.h"
@@ -153,26 +154,33 @@ __attribute__((noinline)) void winograd_sums_tile(const WinogradSums<T>& sums, s
 #pragma GCC unroll 8
   for (int m = 0; m < Mr; ++m) {
     x[m] = sums.x + (tile + m) * sums.x_stride;
-#pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) sum[m][v] = Vec<T>{};
   }
+  SumsAside<T, Mr, Vectors> aside;
+  aside.clear(sum);
   const T* w = sums.panel;
   // The first rows of a panel wait for it; the next panel is on its way meanwhile.
   const T* next = prefetch ? sums.next : w;
   const std::int64_t depth = sums.depth;
+  // The transforms magnify the errors of the sums: chains are shorter than elsewhere.
+  constexpr std::int64_t kChain = 64;
+  for (std::int64_t d = 0; d < depth;) {
+    if (d > 0) aside.put(sum);
+    const std::int64_t end = d + next_chain(depth - d, kChain);
 #pragma GCC unroll 1
-  for (std::int64_t d = 0; d < depth; ++d, w += kNr, next += kNr) {
-    __builtin_prefetch(next, 0, 2);
-    Vec<T> weight[Vectors];
+    for (; d < end; ++d, w += kNr, next += kNr) {
+      __builtin_prefetch(next, 0, 2);
+      Vec<T> weight[Vectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) weight[v] = load(w + v * kLanes<T>);
+      for (int v = 0; v < Vectors; ++v) weight[v] = load(w + v * kLanes<T>);
 #pragma GCC unroll 8
-    for (int m = 0; m < Mr; ++m) {
-      const Vec<T> value = broadcast(x[m][d]);
+      for (int m = 0; m < Mr; ++m) {
+        const Vec<T> value = broadcast(x[m][d]);
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) sum[m][v] += value * weight[v];
+        for (int v = 0; v < Vectors; ++v) sum[m][v] += value * weight[v];
+      }
     }
   }
+  aside.finish(sum);
   T* y = sums.y + tile * sums.y_stride;
 #pragma GCC unroll 8
   for (int m = 0; m < Mr; ++m, y += sums.y_stride) {
