@@ -356,6 +356,10 @@ def _run_accuracy(args: argparse.Namespace, console: Console) -> int:
         task = progress.add_task("", total=len(layers))
         for shape in layers:
             progress.update(task, description=shape.name)
-            cells += accuracy.errors_of(shape, batches, args.layout)
+            found = accuracy.errors_of(shape, batches, args.layout)
+            accuracy.report_broken(found, console)
+            cells += found
+            if args.out:
+                accuracy.write_json(args.out, cells, described)
             progress.advance(task)
     return accuracy.conclude(cells, described, console, args.out, args.markdown)
