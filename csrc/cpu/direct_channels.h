@@ -22,8 +22,9 @@
 namespace convext::CONVEXT_ISA {
 namespace {
 
-template <class T, int Mr, int Vectors, int PanelVectors>
-__attribute__((noinline)) void direct_channels(const DirectTile<T>& tile) {
+// Cut: the sum is longer than a chain. Short ones are spared the loops over chains.
+template <class T, int Mr, int Vectors, int PanelVectors, bool Cut>
+__attribute__((noinline)) void direct_channels_tile(const DirectTile<T>& tile) {
   constexpr int kNr = PanelVectors * kLanes<T>;
   const std::int64_t step = tile.pixel_step, run = tile.run;
   Vec<T> sum[Mr][Vectors];
@@ -31,11 +32,11 @@ __attribute__((noinline)) void direct_channels(const DirectTile<T>& tile) {
   aside.clear(sum);
 
   // Main loop.
-  const std::int64_t entries_of_chain = run_count_of_chain(run);
+  const std::int64_t entries_of_chain = Cut ? run_count_of_chain(run) : tile.entries;
   for (std::int64_t e = 0; e < tile.entries;) {
-    if (e > 0) aside.put(sum);
+    if (Cut && e > 0) aside.put(sum);
     const std::int64_t last =
-        e + entries_of_chain < tile.entries ? e + entries_of_chain : tile.entries;
+        Cut && e + entries_of_chain < tile.entries ? e + entries_of_chain : tile.entries;
     for (; e < last; ++e) {
       const T* x[Mr];
       x[0] = tile.x[e] + tile.x_offset;
@@ -43,8 +44,8 @@ __attribute__((noinline)) void direct_channels(const DirectTile<T>& tile) {
       for (int m = 1; m < Mr; ++m) x[m] = x[m - 1] + step;
       const T* w = tile.panel + tile.weight[e];
       for (std::int64_t i = 0; i < run;) {
-        if (i > 0) aside.put(sum);
-        const std::int64_t end = i + next_chain(run - i);
+        if (Cut && i > 0) aside.put(sum);
+        const std::int64_t end = Cut ? i + next_chain(run - i) : run;
 #pragma GCC unroll 1
         for (; i < end; ++i, w += kNr) {
           Vec<T> weight[Vectors];
@@ -70,6 +71,15 @@ __attribute__((noinline)) void direct_channels(const DirectTile<T>& tile) {
     for (int v = 0; v < Vectors; ++v) {
       store(y + v * kLanes<T>, sum[m][v] + load(tile.bias + v * kLanes<T>));
     }
+  }
+}
+
+template <class T, int Mr, int Vectors, int PanelVectors>
+CONVEXT_INLINE void direct_channels(const DirectTile<T>& tile) {
+  if (tile.entries * tile.run < 2 * kChainTerms) {
+    direct_channels_tile<T, Mr, Vectors, PanelVectors, false>(tile);
+  } else {
+    direct_channels_tile<T, Mr, Vectors, PanelVectors, true>(tile);
   }
 }
 

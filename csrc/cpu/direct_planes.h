@@ -26,25 +26,26 @@ constexpr int planes_vectors(int budget, int mr) {
   return budget / mr < kMostPlaneVectors ? budget / mr : kMostPlaneVectors;
 }
 
-template <class T, int Mr, int Vectors>
-__attribute__((noinline)) void direct_planes(const DirectPlaneTile<T>& tile) {
+// Cut: the sum is longer than a chain. Short ones are spared the loops over chains.
+template <class T, int Mr, int Vectors, bool Cut>
+__attribute__((noinline)) void direct_planes_tile(const DirectPlaneTile<T>& tile) {
   const std::int64_t plane = tile.plane_stride, depth = tile.depth, row_step = tile.weight_step;
   Vec<T> sum[Mr][Vectors];
   SumsAside<T, Mr, Vectors> aside;
   aside.clear(sum);
 
   // Main loop.
-  const std::int64_t entries_of_chain = run_count_of_chain(depth);
+  const std::int64_t entries_of_chain = Cut ? run_count_of_chain(depth) : tile.entries;
   for (std::int64_t e = 0; e < tile.entries;) {
-    if (e > 0) aside.put(sum);
+    if (Cut && e > 0) aside.put(sum);
     const std::int64_t last =
-        e + entries_of_chain < tile.entries ? e + entries_of_chain : tile.entries;
+        Cut && e + entries_of_chain < tile.entries ? e + entries_of_chain : tile.entries;
     for (; e < last; ++e) {
       const T* x = tile.x[e] + tile.x_offset;
       const T* w = tile.panel + tile.weight[e];
       for (std::int64_t d = 0; d < depth;) {
-        if (d > 0) aside.put(sum);
-        const std::int64_t end = d + next_chain(depth - d);
+        if (Cut && d > 0) aside.put(sum);
+        const std::int64_t end = Cut ? d + next_chain(depth - d) : depth;
 #pragma GCC unroll 1
         for (; d < end; ++d, x += plane, w += row_step) {
           Vec<T> column[Vectors];
@@ -69,6 +70,15 @@ __attribute__((noinline)) void direct_planes(const DirectPlaneTile<T>& tile) {
     const Vec<T> bias = broadcast(tile.bias[m]);
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) store(y + v * kLanes<T>, sum[m][v] + bias);
+  }
+}
+
+template <class T, int Mr, int Vectors>
+CONVEXT_INLINE void direct_planes(const DirectPlaneTile<T>& tile) {
+  if (tile.entries * tile.depth < 2 * kChainTerms) {
+    direct_planes_tile<T, Mr, Vectors, false>(tile);
+  } else {
+    direct_planes_tile<T, Mr, Vectors, true>(tile);
   }
 }
 
