@@ -187,7 +187,7 @@ PlaneStrips plane_strips(const ConvProblem& p, bool forward, std::int64_t depth,
         most(budget / (ld * (phases * depth + 1)) - down.reach, down.reach + 1);
     return ceil_div(down.positions, ceil_div(down.positions, rows));
   };
-  // Fewer phases than counted make higher strips: one phase, the highest.
+  // Fewer phases than counted make higher strips.
   const std::int64_t phases = down.phases * across.phases;
   const std::int64_t same = p.dilation_h == 1 && p.dilation_w == 1 ? phases : 1;
   const std::int64_t rows = strip_rows(same);
@@ -268,10 +268,12 @@ std::int64_t thread_bytes_axpy(const ConvPlan& plan) {
   const bool by_tap = p.weight_layout == Layout::kChannelsLast;
   const std::int64_t unit = by_tap ? s.nr : ceil_div(s.nr, p.taps());
   const std::int64_t channels = least(p.C, 2 * unit - 1);
-  const std::int64_t products = round_up(channels * p.taps(), s.vector);
+  const std::int64_t surplus = by_tap && channels < s.vector ? s.vector - channels : 0;
+  const std::int64_t products = round_up(channels * p.taps() + surplus, s.vector);
   const std::int64_t strip = round_up(by_tap ? channels : channels * p.taps(), s.vector);
-  const bool narrow = (by_tap ? p.C : p.C * p.taps()) < s.vector;
-  const std::int64_t weights = s.compute_type && !narrow ? 0 : p.K * least(strip, s.nr);
+  const std::int64_t adjacent = by_tap ? p.C : p.C * p.taps();
+  const std::int64_t weights =
+      s.compute_type && adjacent >= s.vector ? 0 : p.K * least(strip, s.nr);
   const bool direct = p.taps() == 1 && p.P == p.H && p.Q == p.W && p.pad_top + p.pad_left == 0;
   return (plan.pixel_block * products + weights + (direct ? 0 : p.H * p.W * channels)) * s.bytes;
 }
@@ -279,7 +281,6 @@ std::int64_t thread_bytes_axpy(const ConvPlan& plan) {
 // ---- Winograd ----------------------------------------------------------------------------------
 
 constexpr std::int64_t kPlanePadding = 16;
-
 std::int64_t winograd_side(const ConvPlan& plan) {
   return plan.kernel->algorithm == Algorithm::kWinograd4 ? 4 : 2;
 }
