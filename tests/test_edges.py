@@ -124,3 +124,19 @@ def test_sums_over_wide_rows_are_sums_of_short_sums(groups: int) -> None:
     tenth = float(np.float32(0.1))
     assert (grads[1].double() / (width * tenth * tenth) - 1).abs().max() < 5e-6
     assert (grads[2].double() / (width * tenth) - 1).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5, 10, 23])
+@pytest.mark.parametrize("kernel", [(2, 2), (3, 3), (1, 9)])
+def test_axpy_of_few_channels_a_tap(channels: int, kernel: tuple[int, int]) -> None:
+    """A tap's channels do not fill a vector: the last tap's must not reach the next pixel."""
+    input = torch.randint(-2, 3, (2, channels, 4, 10)).float().requires_grad_()
+    weight = torch.randint(-2, 3, (97, channels, *kernel)).float()
+    weight = weight.to(memory_format=torch.channels_last)
+    output = convext.conv2d(input, weight)
+    grad_output = torch.randint(-1, 2, output.shape).float()
+    with convext.force_plan("dgrad=axpy"):
+        (result,) = torch.autograd.grad(output, input, grad_output, retain_graph=True)
+    with convext.force_plan("dgrad=reference"):
+        (expected,) = torch.autograd.grad(output, input, grad_output)
+    assert torch.equal(result, expected)

@@ -66,9 +66,6 @@ bool is_plain(PyObject* object) {
   return type == the.tensor || type == the.parameter;
 }
 
-// A plain tensor on the CPU?
-int is_plain_cpu(PyObject* object) { return is_plain(object) ? has(object, the.is_cpu) : 0; }
-
 bool take_int(PyObject* object, std::int64_t* value) {
   if (!PyLong_CheckExact(object)) return false;
   int overflow = 0;
@@ -135,16 +132,21 @@ PyObject* short_conv2d(PyObject*, PyObject* const* args, Py_ssize_t count) {
   PyObject *input = args[0], *weight = args[1], *bias = args[2];
   for (PyObject* tensor : {input, weight, bias}) {
     if (tensor == bias && bias == Py_None) continue;
-    if (const int plain = is_plain_cpu(tensor); plain <= 0) return nothing_unless_error(plain);
+    if (!is_plain(tensor)) return nothing();
   }
   const std::int64_t geometry = pack(args[3], args[4], args[5], args[6], args[7]);
   if (geometry < 0) return nothing();
+  // Before any attribute is read: what watches this thread would see that too.
+  if (const int eager = is_eager(); eager <= 0) return nothing_unless_error(eager);
+  for (PyObject* tensor : {input, weight, bias}) {
+    if (tensor == bias && bias == Py_None) continue;
+    if (const int cpu = has(tensor, the.is_cpu); cpu <= 0) return nothing_unless_error(cpu);
+  }
   PyObject* dimensions = PyObject_GetAttr(input, the.ndim);
   if (dimensions == nullptr) return nullptr;
   const long rank = PyLong_AsLong(dimensions);
   Py_DECREF(dimensions);
   if (rank != 4) return nothing();
-  if (const int eager = is_eager(); eager <= 0) return nothing_unless_error(eager);
 
   int needs_grad = 0;
   for (PyObject* tensor : {weight, input, bias}) {
@@ -168,11 +170,14 @@ PyObject* short_conv2d_backward(PyObject*, PyObject* const* args, Py_ssize_t cou
     return nullptr;
   }
   for (int i = 0; i < 3; ++i) {
-    if (const int plain = is_plain_cpu(args[i]); plain <= 0) return nothing_unless_error(plain);
+    if (!is_plain(args[i])) return nothing();
   }
   const int records = truth(PyObject_CallNoArgs(the.grad_enabled));  // a derivative of this one
   if (records != 0) return records < 0 ? nullptr : nothing();
   if (const int eager = is_eager(); eager <= 0) return nothing_unless_error(eager);
+  for (int i = 0; i < 3; ++i) {
+    if (const int cpu = has(args[i], the.is_cpu); cpu <= 0) return nothing_unless_error(cpu);
+  }
   long mask = 0;
   for (int i = 0; i < 3; ++i) {
     if (PyTuple_GET_ITEM(args[4], i) == Py_True) mask |= 1 << i;

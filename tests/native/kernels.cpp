@@ -117,7 +117,7 @@ std::vector<ConvArguments> problems_around(const KernelInfo& kernel) {
     }
     return found.all();
   }
-  if (kernel.algorithm == Algorithm::kGrouped) {
+  if (kernel.algorithm == Algorithm::kGrouped || kernel.algorithm == Algorithm::kGroupedPlanes) {
     for (std::int64_t size : {2, 4, 8, 16, 21}) {
       for (std::int64_t pixels : around(mr)) found.add(pixels, k3, 2, nr / size + 1, size, size);
       for (std::int64_t groups : {1, 3, 5}) {

@@ -167,7 +167,7 @@ void plans() {
   } catch (const std::runtime_error& error) {
     message = error.what();
   }
-  CHECK(message.find("needs one input channel a group") != std::string::npos,
+  CHECK(message.find("needs one input channel a group, has 2") != std::string::npos,
         "'" << message << "' does not say why");
 }
 
