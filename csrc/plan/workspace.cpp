@@ -1,7 +1,6 @@
 // The working memory that each kernel takes of scratch.h, at most, by shape and blocking: what the
-// drivers (cpu/run_*.cpp) ask for, slot by slot. Memory that all threads share, and memory that
-// each takes for itself. Where a driver reads or stores in place if the tensors lie well, and the
-// problem does not tell that they do, this counts what it would take otherwise.
+// drivers (cpu/run_*.cpp) ask for, shared by all threads or by each for itself. Where the problem
+// does not tell whether tensors are read or stored in place, this counts as if they were not.
 #include "../int_math.h"
 #include "blocking.h"
 #include "cost_model.h"
