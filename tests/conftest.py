@@ -10,6 +10,11 @@ import torch
 import convext
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The native tests, by far the longest, first: the other processes have the rest meanwhile."""
+    items.sort(key=lambda item: item.path.name != "test_native.py")
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
