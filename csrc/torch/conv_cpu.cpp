@@ -1,6 +1,6 @@
 // The operators on the CPU: tensors -> problem -> plan -> run. This file owns validation of what
-// only tensors know (dtypes, devices), allocation, and the split of complex numbers into real
-// convolutions; geometry is ConvProblem's, loops over data are the kernels'.
+// only tensors know (dtypes, devices) and allocation; geometry is ConvProblem's, loops over data are
+// the kernels'.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -13,8 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "../complex.h"
 #include "../cpu/scratch.h"
-#include "../half.h"
 #include "../run.h"
 
 namespace convext {
@@ -65,6 +65,11 @@ std::vector<std::int64_t> sizes_of(const Tensor& tensor) {
   return {tensor.sizes().begin(), tensor.sizes().end()};
 }
 
+Size4 four_sizes(const Tensor& tensor) {
+  const auto size = tensor.sizes();
+  return {size[0], size[1], size[2], size[3]};
+}
+
 TensorView view_at(void* data, const Tensor& tensor, DType dtype) {
   TensorView view;
   view.data = data;
@@ -91,14 +96,6 @@ TensorView view_of(const Tensor& tensor, DType dtype) {
 
 TensorView writable_view_of(const Tensor& tensor, DType dtype) {
   return view_at(tensor.mutable_data_ptr(), tensor, dtype);
-}
-
-// The real (0) or imaginary (1) parts of a complex tensor.
-TensorView part_of(const TensorView& complex_view, int part) {
-  TensorView view = complex_view;
-  view.data = static_cast<char*>(view.data) + part * bytes_of(view.dtype);
-  for (std::int64_t& stride : view.stride) stride *= 2;
-  return view;
 }
 
 // ATen's rule for whether strides suggest channels_last (c10's is_channels_last_strides_2d).
@@ -174,120 +171,24 @@ Threads torch_threads() {
   return threads;
 }
 
-void run_pass(const ConvProblem& problem, Pass pass, const ConvTensors& tensors) {
-  run_plan(current_plan(problem, pass), tensors, torch_threads());
-}
-
-// ---- complex numbers ---------------------------------------------------------------------------
-
-// out = first + sign * second, element by element; the terms hold the float32 or float64 sums.
-template <class Real>
-void combine(const TensorView& out, const TensorView& first, const TensorView& second, Real sign) {
-  const auto at = [](const TensorView& v, std::int64_t a, std::int64_t b, std::int64_t c,
-                     std::int64_t d) {
-    return a * v.stride[0] + b * v.stride[1] + c * v.stride[2] + d * v.stride[3];
-  };
-  for (std::int64_t a = 0; a < out.size[0]; ++a) {
-    for (std::int64_t b = 0; b < out.size[1]; ++b) {
-      for (std::int64_t c = 0; c < out.size[2]; ++c) {
-        for (std::int64_t d = 0; d < out.size[3]; ++d) {
-          const Real sum = static_cast<const Real*>(first.data)[at(first, a, b, c, d)] +
-                           sign * static_cast<const Real*>(second.data)[at(second, a, b, c, d)];
-          const std::int64_t i = at(out, a, b, c, d);
-          if (out.dtype == DType::kFloat16) {
-            static_cast<Float16*>(out.data)[i] = narrow_float16(static_cast<float>(sum));
-          } else {
-            static_cast<Real*>(out.data)[i] = sum;
-          }
-        }
-      }
-    }
-  }
-}
-
-// The tensors of a real convolution over one part each of the two operands.
-ConvTensors real_tensors(Pass pass, const ConvTensors& t, int first_part, int second_part) {
-  ConvTensors real = t;
-  switch (pass) {
-    case Pass::kFprop:
-      real.input = part_of(t.input, first_part);
-      real.weight = part_of(t.weight, second_part);
-      break;
-    case Pass::kDgrad:
-      real.output = part_of(t.output, first_part);
-      real.weight = part_of(t.weight, second_part);
-      break;
-    case Pass::kWgrad:
-      real.output = part_of(t.output, first_part);
-      real.input = part_of(t.input, second_part);
-      break;
-    case Pass::kBgrad: break;
-  }
-  return real;
-}
-
-// (a + ib)(c + id), or (a + ib)(c - id) in the gradients, as four real convolutions. `result` is
-// the written tensor, whose views are in `t`.
-void run_complex(ConvProblem problem, Pass pass, const ConvTensors& t, const Tensor& result) {
-  // Parts lie two real numbers apart, whatever the tensors' layouts.
-  problem.input_layout = problem.weight_layout = Layout::kStrided;
-  if (pass == Pass::kBgrad) {  // linear: part by part
-    for (int part = 0; part < 2; ++part) {
-      ConvTensors real = t;
-      real.output = part_of(t.output, part);
-      real.bias = part_of(t.bias, part);
-      run_pass(problem, pass, real);
-    }
-    return;
-  }
-  const std::int32_t sum_type =
-      problem.dtype == DType::kFloat64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32();
-  const DType sum_dtype = problem.dtype == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
-  const std::array<std::int64_t, 4> size{result.size(0), result.size(1), result.size(2),
-                                         result.size(3)};
-  const bool channels_last = suggests_channels_last(result);
-  const Tensor first = allocate(size, sum_type, channels_last);
-  const Tensor second = allocate(size, sum_type, channels_last);
-  const TensorView written = pass == Pass::kFprop   ? t.output
-                             : pass == Pass::kDgrad ? t.input
-                                                    : t.weight;
-  const int conjugate = pass == Pass::kFprop ? 1 : -1;
-  for (int part = 0; part < 2; ++part) {
-    // part 0: a*c -/+ b*d; part 1: b*c +/- a*d
-    const int first_parts[2] = {part, 0}, second_parts[2] = {1 - part, 1};
-    const Tensor* terms[2] = {&first, &second};
-    for (int term = 0; term < 2; ++term) {
-      const int* parts = term == 0 ? first_parts : second_parts;
-      ConvTensors real = real_tensors(pass, t, parts[0], parts[1]);
-      const TensorView sum = writable_view_of(*terms[term], sum_dtype);
-      if (pass == Pass::kFprop) {
-        real.output = sum;
-        real.bias = term == 0 && t.bias.data ? part_of(t.bias, part) : TensorView{};
-      } else if (pass == Pass::kDgrad) {
-        real.input = sum;
-      } else {
-        real.weight = sum;
-      }
-      run_pass(problem, pass, real);
-    }
-    const int sign = part == 0 ? -conjugate : conjugate;
-    const TensorView out = part_of(written, part);
-    if (sum_dtype == DType::kFloat64) {
-      combine<double>(out, view_of(first, sum_dtype), view_of(second, sum_dtype), sign);
-    } else {
-      combine<float>(out, view_of(first, sum_dtype), view_of(second, sum_dtype),
-                     static_cast<float>(sign));
-    }
-  }
-}
-
+// Runs a pass on operands that have been checked; `result` is the tensor it writes.
 void run(const ConvProblem& problem, Pass pass, const ConvTensors& tensors, bool is_complex,
          const Tensor& result) {
-  if (is_complex) {
-    run_complex(problem, pass, tensors, result);
-  } else {
-    run_pass(problem, pass, tensors);
+  if (!is_complex) {
+    run_plan(current_plan(problem, pass), tensors, torch_threads());
+    return;
   }
+  Tensor sums[2];
+  TensorView views[2];
+  const DType dtype = complex_sum_dtype(problem.dtype);
+  for (int i = 0; i < 2 && pass != Pass::kBgrad; ++i) {
+    sums[i] =
+        allocate(four_sizes(result),
+                 dtype == DType::kFloat64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32(),
+                 suggests_channels_last(result));
+    views[i] = writable_view_of(sums[i], dtype);
+  }
+  run_complex(problem, pass, tensors, views[0], views[1], torch_threads());
 }
 
 // ---- the operators -----------------------------------------------------------------------------
@@ -309,11 +210,6 @@ ConvProblem problem_of(const Tensor& input, const Tensor& weight, const Lists& l
   return make_conv_problem({sizes_of(input), sizes_of(weight), lists.stride, lists.padding,
                             lists.dilation, lists.groups, lists.padding_mode, dtype,
                             layout_of_tensor(input), layout_of_tensor(weight)});
-}
-
-Size4 four_sizes(const Tensor& tensor) {
-  const auto size = tensor.sizes();
-  return {size[0], size[1], size[2], size[3]};
 }
 
 ConvProblem problem_of(const Tensor& input, const Tensor& weight, const Geometry& geometry,
