@@ -334,17 +334,8 @@ def _conv2d_fake(input: Tensor, weight: Tensor, bias: Tensor | None, *args: Any)
     )
 
 
-def _conv2d_backward_fake(
-    grad_output: Tensor,
-    input: Tensor,
-    weight: Tensor,
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    groups: int,
-    padding_mode: str,
-    output_mask: Sequence[bool],
-) -> Grads:
+def _conv2d_backward_fake(grad_output: Tensor, input: Tensor, weight: Tensor, *args: Any) -> Grads:
+    output_mask = args[-1]
     _check_same(input, weight, "weight")
     _check_same(input, grad_output, "grad_output")
     memory_format = _memory_format(input, weight)
