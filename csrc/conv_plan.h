@@ -26,6 +26,8 @@ enum class Algorithm : std::uint8_t {
   kRowsum,
   kWinograd2,
   kWinograd4,
+  kPolyphase2,
+  kPolyphase4,
   kPointwise,
   kDot,
   kAxpy,

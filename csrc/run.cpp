@@ -44,6 +44,8 @@ void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& a
     case Algorithm::kDirectPlanes: return run_direct_planes(plan, tensors, threads);
     case Algorithm::kWinograd2:
     case Algorithm::kWinograd4:
+    case Algorithm::kPolyphase2:
+    case Algorithm::kPolyphase4:
       if (plan.pass == Pass::kWgrad) return run_winograd_wgrad(plan, tensors, threads);
       return run_winograd(plan, tensors, threads);
     case Algorithm::kDepthwise:

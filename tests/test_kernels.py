@@ -98,6 +98,8 @@ def test_layouts(kernel: _C.Kernel, layout: str) -> None:
         "values": "integer",
         "dtype": dtype,
     }
+    if kernel["algorithm"].startswith("polyphase"):
+        geometry["stride"] = (2, 2)
     if kernel["pass"] == "dgrad" and kernel["algorithm"] in ("direct", "direct_planes"):
         geometry["padding_mode"] = "zeros"  # all that these take
     groups = columns + 1
@@ -240,6 +242,8 @@ def test_bits_of_every_kernel(kernel: _C.Kernel) -> None:
     )
     if kernel["algorithm"] == "pointwise":
         problem = problem.replace(**ONE_BY_ONE)
+    if kernel["algorithm"].startswith("polyphase"):
+        problem = problem.replace(stride=(2, 2))
     pass_name = PYTHON_PASSES[kernel["pass"]]
     before = _C.kernel_runs()[kernel["name"]]
     results = []

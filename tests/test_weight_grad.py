@@ -43,6 +43,24 @@ PROBLEMS: dict[str, tuple[Problem, list[str]]] = {
         Problem(N=1, C=8, H=2, W=9, K=8, padding=(5, 5), dilation=(5, 5)),
         ["winograd2", "winograd4"],
     ),
+    "blocks_of_outputs_with_stride": (
+        Problem(N=3, C=500, H=13, W=11, K=130, padding=(1, 1), stride=(2, 2)),
+        ["polyphase2"],
+    ),
+    "blocks_of_tiles_with_stride": (
+        Problem(N=2, C=19, H=80, W=75, K=30, padding=(0, 1), stride=(2, 2)),
+        ["polyphase2"],
+    ),
+    "blocks_of_larger_tiles_with_stride": (
+        Problem(N=5, C=40, H=67, W=60, K=33, padding=(1, 1), stride=(2, 2), values="normal"),
+        ["polyphase4"],
+    ),
+    "classes_of_dilation_with_stride": (
+        Problem(
+            N=1, C=24, H=61, W=43, K=20, padding=(3, 2, 1, 4), dilation=(3, 2), stride=(2, 2)
+        ),
+        ["polyphase2", "polyphase4"],
+    ),
 }
 
 
@@ -58,7 +76,7 @@ def _threads_restored() -> Iterator[None]:
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_weight_grad(name: str, dtype: torch.dtype, layout: str) -> None:
     problem, algorithms = PROBLEMS[name]
-    if "winograd4" not in algorithms:
+    if not {"winograd4", "polyphase4"} & set(algorithms):
         problem = problem.replace(values="integer")
     for algorithm in algorithms:
         assert_correct(

@@ -199,10 +199,11 @@ struct PlaneOuterTile {
   std::int64_t sum_stride;
 };
 
-// Winograd's transforms, of tiles with m x m results and (m+2)^2 points. See winograd_tiles.h.
+// Winograd's transforms: of tiles with (m+2)^2 inputs and points and m x m results, and with stride 2
+// as winograd_polyphase.h has them. See winograd_tiles.h.
 template <class T>
 struct WinogradInput {
-  const T* const* x;  // [points], row by row: each pixel's channels
+  const T* const* x;  // [inputs], row by row: each pixel's channels
   std::int64_t channels;
   T* v;  // [points][point_stride]
   std::int64_t point_stride;
@@ -212,7 +213,7 @@ struct WinogradFilters {
   const T* taps;  // [9][tap_stride]
   std::int64_t tap_stride;
   std::int64_t count;  // a multiple of the vector length
-  T* u;                // [points][point_stride]
+  T* u;                // [filters][point_stride]
   std::int64_t point_stride;
 };
 // The sums of one point: y[tile][lane] = sum over d of x[tile][d] * panel[d][lane].
@@ -234,11 +235,12 @@ struct WinogradOutput {
   const T* bias;  // as long as m; zeros where there is none
   T* y;
   std::int64_t row_stride, column_stride;
-  int rows, columns;  // of the tile's m x m results, those that exist
+  int rows, columns;            // of the tile's results those before here exist
+  int first_row, first_column;  // and those from here on; the first one that exists is stored to y
 };
 template <class T>
 struct WinogradGradFilters {
-  const T* d;  // [points][point_stride]
+  const T* d;  // [filters][point_stride]
   std::int64_t point_stride;
   std::int64_t count;  // a multiple of the vector length
   T* taps;             // [9][tap_stride]
@@ -299,7 +301,8 @@ struct ComputeKernels {
   void (*add_rows)(const T* rows, std::int64_t count, std::int64_t columns, std::int64_t ld,
                    double* sum);
   void (*winograd_sums)(const WinogradSums<T>& sums, int vectors);
-  WinogradKernels<T> winograd2, winograd4;
+  WinogradKernels<T> winograd2, winograd4, polyphase2, polyphase4;
+  WinogradKernels<T> polyphase2_grad, polyphase4_grad;  // of input grad
 };
 
 // Vectors that fma_peak keeps in flight.

@@ -15,6 +15,7 @@
 #include "wgrad_depthwise.h"
 #include "wgrad_grouped.h"
 #include "wgrad_outer.h"
+#include "winograd_polyphase.h"
 #include "winograd_tiles.h"
 #include "winograd_wgrad.h"
 
@@ -46,8 +47,14 @@ CONVEXT_SAME_TILE(FpropDepthwise, DgradDepthwise);
 CONVEXT_SAME_TILE(FpropWinograd4, FpropWinograd2);
 CONVEXT_SAME_TILE(FpropWinograd4, DgradWinograd2);
 CONVEXT_SAME_TILE(FpropWinograd4, DgradWinograd4);
+CONVEXT_SAME_TILE(FpropWinograd4, FpropPolyphase2);
+CONVEXT_SAME_TILE(FpropWinograd4, FpropPolyphase4);
+CONVEXT_SAME_TILE(FpropWinograd4, DgradPolyphase2);
+CONVEXT_SAME_TILE(FpropWinograd4, DgradPolyphase4);
 CONVEXT_SAME_TILE(WgradOuter, WgradWinograd2);
 CONVEXT_SAME_TILE(WgradOuter, WgradWinograd4);
+CONVEXT_SAME_TILE(WgradOuter, WgradPolyphase2);
+CONVEXT_SAME_TILE(WgradOuter, WgradPolyphase4);
 CONVEXT_SAME_TILE(FpropPointwise, DgradPointwise);
 #undef CONVEXT_SAME_TILE
 static_assert(kFpropPointwiseVectors <= kMostStripVectors && kDgradAxpyVectors <= kMostStripVectors,
@@ -80,8 +87,12 @@ constexpr ComputeKernels<T> compute_kernels() {
   kernels.stream_copy = stream_copy<T>;
   kernels.add_rows = add_rows<T>;
   kernels.winograd_sums = winograd_sums<T, kFpropWinograd4Mr, kFpropWinograd4Vectors>;
-  kernels.winograd2 = winograd_kernels<T, 2>();
-  kernels.winograd4 = winograd_kernels<T, 4>();
+  kernels.winograd2 = winograd_kernels<T, Winograd<2>>();
+  kernels.winograd4 = winograd_kernels<T, Winograd<4>>();
+  kernels.polyphase2 = winograd_kernels<T, Polyphase<2>>();
+  kernels.polyphase4 = winograd_kernels<T, Polyphase<4>>();
+  kernels.polyphase2_grad = winograd_grad_kernels<T, PolyphaseGrad<2>, Polyphase<2>>();
+  kernels.polyphase4_grad = winograd_grad_kernels<T, PolyphaseGrad<4>, Polyphase<4>>();
   return kernels;
 }
 

@@ -1,14 +1,12 @@
-// Drives fprop and dgrad of 3 x 3 kernels with stride 1 by Winograd's minimal filtering: tiles of
-// the source are transformed, multiplied with the transformed weight, one GEMM for each point, and
-// transformed back (winograd_tiles.h). In dgrad the gradient is the source and the taps are
+// Drives fprop and dgrad of 3 x 3 kernels with stride 1 or 2 by Winograd's minimal filtering: tiles
+// of the source are transformed, multiplied with the transformed weight, one GEMM for each point,
+// and transformed back (winograd_tiles.h). In dgrad the gradient is the source and the taps are
 // reversed.
 //
-// Tiles lie on a grid, which a dilation splits into one grid for each class of equal remainders;
-// along each axis a tile knows which source indices it reads (AxisMap), so that padding of any mode
-// and tiles that stick out at the end need no code of their own.
+// Along each axis a tile knows which source indices it reads (winograd_axis.h), so that padding of
+// any mode and tiles that stick out at the end need no code of their own.
 #include <vector>
 
-#include "../axis_map.h"
 #include "../int_math.h"
 #include "drivers.h"
 #include "isa_kernels.h"
@@ -16,18 +14,11 @@
 #include "row_cache.h"
 #include "scratch.h"
 #include "views.h"
+#include "winograd_axis.h"
 
 namespace convext {
 namespace {
 
-constexpr int kMostSide = 6;  // of a tile's points
-
-// One axis' part of a tile.
-struct AxisTile {
-  std::int64_t first;              // result
-  int count;                       // of its results that exist, `step` apart
-  std::int64_t source[kMostSide];  // index of what each point's input reads; -1: zero
-};
 // Adjacent tiles of one class.
 struct AxisRun {
   std::int64_t first, count;  // tiles
@@ -35,36 +26,15 @@ struct AxisRun {
   std::int64_t length;        // results
 };
 
-std::vector<AxisTile> axis_tiles(const AxisMap& map, std::int64_t step, int m, bool reversed) {
-  std::vector<AxisTile> tiles;
-  for (std::int64_t d0 = 0; d0 < step && d0 < map.destinations; ++d0) {
-    for (std::int64_t first = d0; first < map.destinations; first += m * step) {
-      const std::int64_t left = ceil_div(map.destinations - first, step);
-      AxisTile tile{first, static_cast<int>(left < m ? left : m), {}};
-      for (int a = 0; a < m + 2; ++a) {
-        // Whichever (result, tap) reads this input, it is the same one.
-        tile.source[a] = -1;
-        for (int t = a < 2 ? a : 2; t >= 0; --t) {
-          if (a - t >= tile.count) break;
-          tile.source[a] = map.source(first + (a - t) * step, reversed ? 2 - t : t);
-          break;
-        }
-      }
-      tiles.push_back(tile);
-    }
-  }
-  return tiles;
-}
-
 template <class T>
 class WinogradPass {
  public:
   WinogradPass(const ConvPlan& plan, const ConvTensors& t)
       : kernels_(compute_kernels<T>(plan.kernel->isa)),
-        four_(plan.kernel->algorithm == Algorithm::kWinograd4),
-        transforms_(four_ ? kernels_.winograd4 : kernels_.winograd2),
-        m_(four_ ? 4 : 2),
-        points_((m_ + 2) * (m_ + 2)),
+        transforms_(transforms_of(kernels_, plan)),
+        shape_(winograd_shape(plan)),
+        points_(shape_.points * shape_.points),
+        filters_(shape_.filters * shape_.filters),
         nr_(plan.kernel->nr),
         block_(plan.pixel_block),
         source_block_(plan.channel_block),
@@ -96,8 +66,8 @@ class WinogradPass {
       columns = invert(columns, p.W);
       bias_ = TensorView{};
     }
-    rows_ = axis_tiles(rows, step_h_, m_, !forward_);
-    columns_ = axis_tiles(columns, step_w_, m_, !forward_);
+    rows_ = axis_tiles(rows, shape_, step_h_, p.pad_top, !forward_);
+    columns_ = axis_tiles(columns, shape_, step_w_, p.pad_left, !forward_);
     lane_blocks_ = ceil_div(lanes_, nr_);
     group_columns_ = round_up(lanes_, kernels_.lanes);
     units_ = groups_ * lane_blocks_;
@@ -152,19 +122,23 @@ class WinogradPass {
 
   // The tiles of a grid row are cut into runs that fit a block.
   void make_runs() {
-    std::int64_t first = 0;
-    const std::int64_t W = destination_.size[3];
+    const auto all = static_cast<std::int64_t>(columns_.size());
     longest_run_ = 1;
-    for (std::int64_t w0 = 0; w0 < step_w_ && w0 < W; ++w0) {
-      const std::int64_t results = ceil_div(W - w0, step_w_), tiles = ceil_div(results, m_);
+    for (std::int64_t first = 0, tiles; first < all; first += tiles) {
+      // A class ends where the next one starts from the left again.
+      tiles = 1;
+      while (first + tiles < all &&
+             columns_[first + tiles].first > columns_[first].first + step_w_) {
+        ++tiles;
+      }
       const std::int64_t cuts = ceil_div(tiles, block_);
       for (std::int64_t i = 0; i < cuts; ++i) {
-        const std::int64_t t0 = tiles * i / cuts, t1 = tiles * (i + 1) / cuts;
-        const std::int64_t end = t1 * m_ < results ? t1 * m_ : results;
-        runs_.push_back({first + t0, t1 - t0, w0 + t0 * m_ * step_w_, end - t0 * m_});
+        const std::int64_t t0 = first + tiles * i / cuts, t1 = first + tiles * (i + 1) / cuts;
+        const AxisTile& last = columns_[t1 - 1];
+        const std::int64_t w = columns_[t0].first;
+        runs_.push_back({t0, t1 - t0, w, (last.first - w) / step_w_ + last.count()});
         if (t1 - t0 > longest_run_) longest_run_ = t1 - t0;
       }
-      first += tiles;
     }
     run_count_ = static_cast<std::int64_t>(runs_.size());
     segments_ = static_cast<std::int64_t>(rows_.size()) * run_count_;
@@ -183,10 +157,10 @@ class WinogradPass {
     return unit / lane_blocks_ * group_columns_ + unit % lane_blocks_ * nr_;
   }
 
-  // Panels [point][group][lane block][depth][nr].
+  // Panels [filter][group][lane block][depth][nr].
   void pack_weights(const Threads& threads) {
     panel_stride_ = units_ * panel_elements() + kPlanePadding;
-    panels_ = scratch<T>(Slot::kPanels, points_ * panel_stride_);
+    panels_ = scratch<T>(Slot::kPanels, filters_ * panel_stride_);
     const std::int64_t chunks = ceil_div(depth_, kDepthChunk);
     const std::int64_t blocks = ceil_div(lane_blocks_, kBlockChunk);
     threads.run(groups_ * blocks * chunks, [&](std::int64_t begin, std::int64_t end) {
@@ -200,7 +174,7 @@ class WinogradPass {
   }
 
   // Weights of a chunk of depths from d0 on and `blocks` lane blocks from lb0 on: all taps to
-  // [lane block][tap][depth][nr], from where they are transformed to [point][lane block][depth][nr].
+  // [lane block][tap][depth][nr], from where they are transformed to [filter][lane block][depth][nr].
   void pack_panels(std::int64_t g, std::int64_t lb0, std::int64_t blocks, std::int64_t d0,
                    T* panels, std::int64_t point_stride) {
     const std::int64_t depth = depth_ - d0 < kDepthChunk ? depth_ - d0 : kDepthChunk;
@@ -252,7 +226,7 @@ class WinogradPass {
         : pass_(pass),
           source_channels_(pass.groups_ * pass.depth_),
           cache_(pass.kernels_, pass.source_, source_channels_,
-                 channels_in_place<T>(pass.source_, source_channels_), pass.m_ + 2,
+                 channels_in_place<T>(pass.source_, source_channels_), pass.shape_.inputs,
                  every_column(pass.source_.size[3])) {
       const std::int64_t destination_channels = pass.groups_ * pass.lanes_;
       store_in_place_ = channels_in_place<T>(pass.destination_, destination_channels);
@@ -271,7 +245,8 @@ class WinogradPass {
       sums_ = scratch<T>(Slot::kSumsOfPoints, pass.points_ * sum_plane_);
       chunk_ = 2 * pass.nr_;
       if (!store_in_place_) {
-        buffer_ = scratch<T>(Slot::kTile, most_tiles * pass.m_ * pass.m_ * chunk_);
+        buffer_ = scratch<T>(Slot::kTile,
+                             most_tiles * pass.shape_.outputs * pass.shape_.outputs * chunk_);
       }
       T* zeros = scratch<T>(Slot::kZeros, source_channels_);
       for (std::int64_t i = 0; i < source_channels_; ++i) zeros[i] = 0;
@@ -336,13 +311,13 @@ class WinogradPass {
       }
       Band& band = bands_.back();
       cache_.begin_item(n);
-      const T* source_row[kMostSide];
-      const int side = pass_.m_ + 2;
+      const T* source_row[kMostWinogradSide];
+      const int side = pass_.shape_.inputs;
       for (int i = 0; i < side; ++i) {
         source_row[i] =
             r.source[i] < 0 ? nullptr : cache_.row(r.source[i]) + group0_ * pass_.depth_;
       }
-      const T* x[kMostSide * kMostSide];
+      const T* x[kMostWinogradSide * kMostWinogradSide];
       WinogradInput<T> input;
       input.x = x;
       input.channels = item_groups_ * pass_.depth_;
@@ -358,13 +333,14 @@ class WinogradPass {
         }
         input.v = points_ + static_cast<std::int64_t>(tiles_.size()) * input_columns_;
         pass_.transforms_.input(input);
-        tiles_.push_back({&r, &c, band.rows * band.width + t * pass_.m_});
+        tiles_.push_back(
+            {&r, &c, band.rows * band.width + (c.first - run.destination) / pass_.step_w_});
       }
-      band.rows += r.count;
+      band.rows += r.count();
       band.tiles += run.count;
     }
 
-    // The GEMMs of all points.
+    // The GEMMs of all points, those that share a filter one after the other.
     void multiply(std::int64_t u0, std::int64_t u1) {
       WinogradSums<T> sums;
       sums.x_stride = input_columns_;
@@ -375,7 +351,7 @@ class WinogradPass {
         // Where lanes are adjacent in memory a panel alone would read a cache line here and there.
         const std::int64_t most = pass_.lane_stride_ == 1 ? kBlockChunk : 1;
         const std::int64_t stride = most * pass_.panel_elements() + kPlanePadding;
-        T* panels = scratch<T>(Slot::kPanels, pass_.points_ * stride);
+        T* panels = scratch<T>(Slot::kPanels, pass_.filters_ * stride);
         for (std::int64_t u = u0, end; u < u1; u = end) {
           const std::int64_t group_end = (u / pass_.lane_blocks_ + 1) * pass_.lane_blocks_;
           end = u + most < group_end ? u + most : group_end;
@@ -384,36 +360,42 @@ class WinogradPass {
             pass_.pack_panels(u / pass_.lane_blocks_, u % pass_.lane_blocks_, end - u, d, panels,
                               stride);
           }
-          for (std::int64_t point = 0; point < pass_.points_; ++point) {
+          for (std::int64_t filter = 0; filter < pass_.filters_; ++filter) {
             for (std::int64_t unit = u; unit < end; ++unit) {
-              const T* panel = panels + point * stride + (unit - u) * pass_.panel_elements();
-              sum_unit(&sums, u0, unit, point, panel, panel + pass_.panel_elements());
+              const T* panel = panels + filter * stride + (unit - u) * pass_.panel_elements();
+              sum_unit(&sums, u0, unit, filter, panel, panel + pass_.panel_elements());
             }
           }
         }
         return;
       }
-      const auto panel = [&](std::int64_t point, std::int64_t unit) {
-        return pass_.panels_ + point * pass_.panel_stride_ + unit * pass_.panel_elements();
+      const auto panel = [&](std::int64_t filter, std::int64_t unit) {
+        return pass_.panels_ + filter * pass_.panel_stride_ + unit * pass_.panel_elements();
       };
-      for (std::int64_t point = 0; point < pass_.points_; ++point) {
-        const std::int64_t next = point + 1 < pass_.points_ ? point + 1 : point;
+      for (std::int64_t filter = 0; filter < pass_.filters_; ++filter) {
+        const std::int64_t next = filter + 1 < pass_.filters_ ? filter + 1 : filter;
         for (std::int64_t unit = u0; unit < u1; ++unit) {
-          sum_unit(&sums, u0, unit, point, panel(point, unit),
-                   unit + 1 < u1 ? panel(point, unit + 1) : panel(next, u0));
+          sum_unit(&sums, u0, unit, filter, panel(filter, unit),
+                   unit + 1 < u1 ? panel(filter, unit + 1) : panel(next, u0));
         }
       }
     }
 
-    void sum_unit(WinogradSums<T>* sums, std::int64_t u0, std::int64_t unit, std::int64_t point,
+    void sum_unit(WinogradSums<T>* sums, std::int64_t u0, std::int64_t unit, std::int64_t filter,
                   const T* panel, const T* next) {
       const std::int64_t g = unit / pass_.lane_blocks_;
       const std::int64_t lanes = pass_.lanes_in_block(unit % pass_.lane_blocks_);
+      const std::int64_t x = (g - group0_) * pass_.depth_;
+      const std::int64_t y = pass_.unit_column(unit) - pass_.unit_column(u0);
       sums->panel = panel;
       sums->next = next;
-      sums->x = points_ + point * input_plane_ + (g - group0_) * pass_.depth_;
-      sums->y = sums_ + point * sum_plane_ + pass_.unit_column(unit) - pass_.unit_column(u0);
-      pass_.kernels_.winograd_sums(*sums, static_cast<int>(ceil_div(lanes, pass_.kernels_.lanes)));
+      each_point(pass_.shape_, filter, [&](std::int64_t point) {
+        sums->x = points_ + point * input_plane_ + x;
+        sums->y = sums_ + point * sum_plane_ + y;
+        pass_.kernels_.winograd_sums(*sums,
+                                     static_cast<int>(ceil_div(lanes, pass_.kernels_.lanes)));
+        sums->next = panel;  // is on its way already
+      });
     }
 
     // Results of `channels` channels from their column of sums on, to where they belong.
@@ -432,8 +414,10 @@ class WinogradPass {
           for (std::int64_t t = band.first_tile; t < band.first_tile + band.tiles; ++t) {
             const Tile& tile = tiles_[t];
             output.m = sums_ + t * sum_columns_ + column + c;
-            output.rows = tile.row->count;
-            output.columns = tile.column->count;
+            output.rows = tile.row->end;
+            output.columns = tile.column->end;
+            output.first_row = tile.row->begin;
+            output.first_column = tile.column->begin;
             output.y = store_in_place_
                            ? static_cast<T*>(element(d, band.n, channel + c, tile.row->first,
                                                      tile.column->first))
@@ -472,10 +456,9 @@ class WinogradPass {
   };
 
   const ComputeKernels<T>& kernels_;
-  bool four_;
-  WinogradKernels<T> transforms_;
-  int m_;
-  std::int64_t points_, nr_, block_, source_block_;
+  const WinogradKernels<T>& transforms_;
+  WinogradShape shape_;
+  std::int64_t points_, filters_, nr_, block_, source_block_;
   bool few_tiles_;  // one block: each panel of weights is transformed by the item that uses it
   bool forward_;
   TensorView source_, destination_, weight_, bias_;

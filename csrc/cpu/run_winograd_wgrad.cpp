@@ -1,6 +1,6 @@
-// Drives weight grad of 3 x 3 kernels with stride 1 by Winograd's minimal filtering, transposed:
+// Drives weight grad of 3 x 3 kernels with stride 1 or 2 by Winograd's minimal filtering, transposed:
 // tiles of the input and of the output gradient are transformed, multiplied and summed over tiles
-// for each point, and the sums are transformed to the weight's gradient (winograd_wgrad.h).
+// for each point (those that share a filter together), and the sums are transformed to the weight's gradient (winograd_wgrad.h).
 //
 // Tiles are taken in blocks, cut by shape alone. Threads share a block's tiles while transforming
 // and its points while multiplying, and every sum runs over a block's tiles from zero before it is
@@ -8,7 +8,6 @@
 // whose sums are large is done by parts of the output channels.
 #include <vector>
 
-#include "../axis_map.h"
 #include "../int_math.h"
 #include "drivers.h"
 #include "isa_kernels.h"
@@ -16,40 +15,10 @@
 #include "row_cache.h"
 #include "scratch.h"
 #include "views.h"
+#include "winograd_axis.h"
 
 namespace convext {
 namespace {
-
-constexpr int kMostSide = 6;  // of a tile's points
-
-// One axis' part of a tile. A dilation splits the axis into a class for each remainder.
-struct AxisTile {
-  std::int64_t output[kMostSide];  // the gradient's index; -1: beyond the end
-  std::int64_t source[kMostSide];  // the input's index; -1: zero
-};
-
-std::vector<AxisTile> axis_tiles(const AxisMap& map, std::int64_t step, int m) {
-  std::vector<AxisTile> tiles;
-  for (std::int64_t d0 = 0; d0 < step && d0 < map.destinations; ++d0) {
-    for (std::int64_t first = d0; first < map.destinations; first += m * step) {
-      AxisTile tile;
-      for (int a = 0; a < m + 2; ++a) {
-        // Input a is read by output a - t through tap t, the same one whichever t exists.
-        tile.source[a] = -1;
-        for (int t = 0; t < 3; ++t) {
-          const std::int64_t d = first + (a - t) * step;
-          if (a - t < 0 || a - t >= m || d >= map.destinations) continue;
-          tile.source[a] = map.source(d, t);
-          break;
-        }
-        const std::int64_t d = first + a * step;
-        tile.output[a] = a < m && d < map.destinations ? d : -1;
-      }
-      tiles.push_back(tile);
-    }
-  }
-  return tiles;
-}
 
 template <class T>
 class WinogradWgradPass {
@@ -57,9 +26,10 @@ class WinogradWgradPass {
   WinogradWgradPass(const ConvPlan& plan, const ConvTensors& t)
       : kernels_(compute_kernels<T>(plan.kernel->isa)),
         p_(plan.problem),
-        m_(plan.kernel->algorithm == Algorithm::kWinograd4 ? 4 : 2),
-        transforms_(m_ == 4 ? kernels_.winograd4 : kernels_.winograd2),
-        points_((m_ + 2) * (m_ + 2)),
+        shape_(winograd_shape(plan)),
+        transforms_(transforms_of(kernels_, plan)),
+        points_(shape_.points * shape_.points),
+        filters_(shape_.filters * shape_.filters),
         mr_(plan.kernel->mr),
         nr_(plan.kernel->nr),
         row_chunk_(plan.output_block),
@@ -67,8 +37,8 @@ class WinogradWgradPass {
         x_(t.input),
         grad_(t.output),
         weight_(t.weight),
-        rows_(axis_tiles(forward_map_h(p_), p_.dilation_h, m_)),
-        columns_(axis_tiles(forward_map_w(p_), p_.dilation_w, m_)) {
+        rows_(axis_tiles(forward_map_h(p_), shape_, p_.dilation_h, p_.pad_top, false)),
+        columns_(axis_tiles(forward_map_w(p_), shape_, p_.dilation_w, p_.pad_left, false)) {
     tiles_ = p_.N * static_cast<std::int64_t>(rows_.size() * columns_.size());
     const std::int64_t lanes = kernels_.lanes;
     // Long rows of points, and the planes of a point, do not lie powers of two apart.
@@ -86,7 +56,7 @@ class WinogradWgradPass {
   void run(const Threads& threads) {
     v_ = scratch<T>(Slot::kPoints, points_ * input_plane_);
     g_ = scratch<T>(Slot::kGrad, points_ * grad_plane_);
-    d_ = scratch<T>(Slot::kSums, points_ * sum_plane_);
+    d_ = scratch<T>(Slot::kSums, filters_ * sum_plane_);
     const std::int64_t blocks = ceil_div(tiles_, block_);
     for (std::int64_t k0 = 0; k0 < p_.K; k0 += row_chunk_) {
       const std::int64_t count = p_.K - k0 < row_chunk_ ? p_.K - k0 : row_chunk_;
@@ -130,10 +100,10 @@ class WinogradWgradPass {
 
   // Tiles [begin, end) of the block that starts at tile t0: v_[point][tile][channel].
   void transform_input(std::int64_t t0, std::int64_t begin, std::int64_t end) {
-    const int side = m_ + 2;
+    const int side = shape_.inputs;
     RowCache<T> cache(kernels_, x_, p_.C, channels_in_place<T>(x_, p_.C), side, every_column(p_.W));
     const T* zero = zeros(p_.C);
-    const T* x[kMostSide * kMostSide];
+    const T* x[kMostWinogradSide * kMostWinogradSide];
     WinogradInput<T> tile;
     tile.x = x;
     tile.channels = p_.C;
@@ -154,23 +124,24 @@ class WinogradWgradPass {
   // The same of the gradient's channels [k0, k0 + count): g_[point][tile][channel].
   void transform_grad(std::int64_t t0, std::int64_t begin, std::int64_t end, std::int64_t k0,
                       std::int64_t count) {
+    const int m = shape_.outputs;
     TensorView view = grad_;
     view.data = element(grad_, 0, k0, 0, 0);
     view.size[1] = count;
-    RowCache<T> cache(kernels_, view, count, channels_in_place<T>(grad_, count), m_,
+    RowCache<T> cache(kernels_, view, count, channels_in_place<T>(grad_, count), m,
                       every_column(p_.Q));
     const T* zero = zeros(p_.C > count ? p_.C : count);
-    const T* x[kMostSide * kMostSide];
+    const T* x[kMostWinogradSide * kMostWinogradSide];
     WinogradInput<T> tile;
     tile.x = x;
     tile.channels = count;
     tile.point_stride = grad_plane_;
-    each_tile(begin, end, &AxisTile::output, m_, &cache,
+    each_tile(begin, end, &AxisTile::destination, m, &cache,
               [&](std::int64_t t, const T* const* row, const std::int64_t* columns) {
-                for (int i = 0; i < m_; ++i) {
-                  for (int j = 0; j < m_; ++j) {
+                for (int i = 0; i < m; ++i) {
+                  for (int j = 0; j < m; ++j) {
                     const bool exists = row[i] != nullptr && columns[j] >= 0;
-                    x[i * m_ + j] = exists ? row[i] + columns[j] * cache.pixel_stride() : zero;
+                    x[i * m + j] = exists ? row[i] + columns[j] * cache.pixel_stride() : zero;
                   }
                 }
                 tile.v = g_ + (t - t0) * grad_ld_;
@@ -181,11 +152,11 @@ class WinogradWgradPass {
   // Calls body(tile, rows of the tensor, columns) for each tile.
   template <class Body>
   void each_tile(std::int64_t begin, std::int64_t end,
-                 const std::int64_t (AxisTile::*indices)[kMostSide], int side, RowCache<T>* cache,
-                 const Body& body) {
+                 const std::int64_t (AxisTile::*indices)[kMostWinogradSide], int side,
+                 RowCache<T>* cache, const Body& body) {
     const auto across = static_cast<std::int64_t>(columns_.size());
     const auto down = static_cast<std::int64_t>(rows_.size());
-    const T* row[kMostSide] = {};
+    const T* row[kMostWinogradSide] = {};
     for (std::int64_t t = begin; t < end; ++t) {
       if (t == begin || t % across == 0) {
         cache->begin_item(t / across / down);
@@ -196,15 +167,12 @@ class WinogradWgradPass {
     }
   }
 
-  // d_[point][k][c] = or += the block's sum over its tiles.
+  // d_[filter][k][c] = or += the block's sum over its tiles.
   void multiply(const Threads& threads, std::int64_t tiles, std::int64_t count, bool add) {
     const std::int64_t lane_blocks = ceil_div(p_.C, nr_);
-    threads.run(points_ * lane_blocks, [&](std::int64_t begin, std::int64_t end) {
-      PixelRun<T> run;
-      run.pixels = tiles;
+    threads.run(filters_ * lane_blocks, [&](std::int64_t begin, std::int64_t end) {
+      std::vector<PixelRun<T>> runs;
       OuterTile<T> tile;
-      tile.runs = &run;
-      tile.run_count = 1;
       tile.grad_stride = grad_ld_;
       tile.x_pixel_stride = input_ld_;
       tile.sum_stride = sum_ld_;
@@ -212,15 +180,19 @@ class WinogradWgradPass {
       tile.prefetch = static_cast<const char*>(x_.data);
       tile.prefetch_step = 0;
       for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t point = item / lane_blocks, c = item % lane_blocks * nr_;
+        const std::int64_t filter = item / lane_blocks, c = item % lane_blocks * nr_;
         const std::int64_t left = p_.C - c;
         const int vectors =
             static_cast<int>(ceil_div(left < nr_ ? left : nr_, std::int64_t{kernels_.lanes}));
-        run.grad = g_ + point * grad_plane_;
-        run.x = v_ + point * input_plane_ + c;
+        runs.clear();
+        each_point(shape_, filter, [&](std::int64_t point) {
+          runs.push_back({g_ + point * grad_plane_, v_ + point * input_plane_ + c, tiles});
+        });
+        tile.runs = runs.data();
+        tile.run_count = static_cast<std::int64_t>(runs.size());
         for (std::int64_t k = 0; k < count; k += mr_) {
           tile.grad_offset = k;
-          tile.sum = d_ + point * sum_plane_ + k * sum_ld_ + c;
+          tile.sum = d_ + filter * sum_plane_ + k * sum_ld_ + c;
           const std::int64_t rest = count - k;
           kernels_.outer_pixels(tile, static_cast<int>(rest < mr_ ? rest : mr_), vectors);
         }
@@ -247,9 +219,9 @@ class WinogradWgradPass {
 
   const ComputeKernels<T>& kernels_;
   const ConvProblem& p_;
-  int m_;
+  WinogradShape shape_;
   const WinogradKernels<T>& transforms_;
-  std::int64_t points_, mr_, nr_;
+  std::int64_t points_, filters_, mr_, nr_;
   std::int64_t row_chunk_;  // output channels done at once
   std::int64_t block_;      // most tiles of a block
   TensorView x_, grad_, weight_;

@@ -1,18 +1,19 @@
 // fprop_winograd, dgrad_winograd: the transforms of tiles and filters
 //
 // computes  V = B^T input B, U = G filter G^T and output = A^T (sum over channels of U * V) A + bias,
-//           for tiles of (m+2) x (m+2) input pixels and m x m output pixels; * is taken point by
-//           point. What lies between, the sums over channels, is one GEMM for each of the (m+2)^2
-//           points, by gemm_indirect.h with one entry.
+//           for tiles of the transform F's inputs and outputs, (m+2) x (m+2) and m x m pixels with
+//           stride 1; * is taken point by point. What lies between, the sums over channels, is one
+//           GEMM for each point, (m+2)^2 with stride 1. With stride 2 see winograd_polyphase.h.
 // owns      one call: one tile, all channels (input, output), or a run of filters (filter).
-// budget    (m+2)^2 vectors in a stack buffer, 36 at most: a column is transformed in registers at
-//           a time, 6 inputs and 6 results of 16 registers, then a row.
+// budget    as many vectors as points in a stack buffer, 81 at most: a column is transformed in
+//           registers at a time, 9 inputs and 9 results at most of 16 registers, then a row.
 // needs     a pointer for every pixel of the tile, padding at zeros. Channels past the last whole
 //           vector are done one by one, so that nothing beside the tensor is touched.
 // bound by  loads and stores: F(4x4) moves 36 vectors in, through the buffer and out, for 168
 //           additions and multiplications.
 // step      from gemm_indirect.h: (m+2)^2 multiplications for m^2 outputs instead of 9 m^2, that is
-//           2.25 (m = 2) and 4 (m = 4) times fewer; the transforms are the price.
+//           2.25 (m = 2) and 4 (m = 4) times fewer; with stride 2 (2m+1)^2, that is 1.44 and 1.78
+//           times fewer. The transforms are the price.
 #pragma once
 
 #include "chains.h"
@@ -41,28 +42,28 @@ CONVEXT_INLINE void winograd_store(T* p, V v) {
   }
 }
 
-template <class T, int M, class V>
+template <class T, class F, class V>
 CONVEXT_INLINE void winograd_input_at(const T* const* x, T* v, std::int64_t point_stride,
                                       std::int64_t c) {
-  constexpr int P = Winograd<M>::kPoints;
-  V half[P * P];
-#pragma GCC unroll 6
-  for (int j = 0; j < P; ++j) {
-    V d[P];
-#pragma GCC unroll 6
-    for (int i = 0; i < P; ++i) d[i] = winograd_load<T, V>(x[i * P + j] + c);
-    Winograd<M>::template input<T>(d, 1, half + j, P);
+  constexpr int P = F::kPoints, I = F::kInputs;
+  V half[P * I];
+#pragma GCC unroll 9
+  for (int j = 0; j < I; ++j) {
+    V d[I];
+#pragma GCC unroll 9
+    for (int i = 0; i < I; ++i) d[i] = winograd_load<T, V>(x[i * I + j] + c);
+    F::template input<T>(d, 1, half + j, I);
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 9
   for (int i = 0; i < P; ++i) {
     V o[P];
-    Winograd<M>::template input<T>(half + i * P, 1, o, 1);
-#pragma GCC unroll 6
+    F::template input<T>(half + i * I, 1, o, 1);
+#pragma GCC unroll 9
     for (int j = 0; j < P; ++j) winograd_store<T, V>(v + c + (i * P + j) * point_stride, o[j]);
   }
 }
 
-template <class T, int M>
+template <class T, class F>
 void winograd_input(const WinogradInput<T>& tile) {
   // Copies: for all the compiler knows, the stores below could change `tile`.
   T* const v = tile.v;
@@ -70,15 +71,15 @@ void winograd_input(const WinogradInput<T>& tile) {
   const T* const* x = tile.x;
   std::int64_t c = 0;
   for (; c + kLanes<T> <= channels; c += kLanes<T>) {
-    winograd_input_at<T, M, Vec<T>>(x, v, point_stride, c);
+    winograd_input_at<T, F, Vec<T>>(x, v, point_stride, c);
   }
-  for (; c < channels; ++c) winograd_input_at<T, M, T>(x, v, point_stride, c);
+  for (; c < channels; ++c) winograd_input_at<T, F, T>(x, v, point_stride, c);
 }
 
-template <class T, int M>
+template <class T, class F>
 void winograd_filter(const WinogradFilters<T>& f) {
   const WinogradFilters<T> filters = f;  // a copy, see above
-  constexpr int P = Winograd<M>::kPoints;
+  constexpr int P = F::kFilters;
   for (std::int64_t k = 0; k < filters.count; k += kLanes<T>) {
     Vec<T> half[P * 3];
 #pragma GCC unroll 3
@@ -86,58 +87,58 @@ void winograd_filter(const WinogradFilters<T>& f) {
       Vec<T> g[3];
 #pragma GCC unroll 3
       for (int i = 0; i < 3; ++i) g[i] = load(filters.taps + (i * 3 + j) * filters.tap_stride + k);
-      Winograd<M>::template filter<T>(g, 1, half + j, 3);
+      F::template filter<T>(g, 1, half + j, 3);
     }
     T* u = filters.u + k;
-#pragma GCC unroll 6
+#pragma GCC unroll 9
     for (int i = 0; i < P; ++i) {
       Vec<T> o[P];
-      Winograd<M>::template filter<T>(half + i * 3, 1, o, 1);
-#pragma GCC unroll 6
+      F::template filter<T>(half + i * 3, 1, o, 1);
+#pragma GCC unroll 9
       for (int j = 0; j < P; ++j) store<T>(u + (i * P + j) * filters.point_stride, o[j]);
     }
   }
 }
 
 // The sums' channels are padded to whole vectors, the results' are not.
-template <class T, int M>
+template <class T, class F>
 void winograd_output(const WinogradOutput<T>& t) {
   const WinogradOutput<T> tile = t;  // a copy, see above
-  constexpr int P = Winograd<M>::kPoints;
+  constexpr int P = F::kPoints, M = F::kOutputs;
   constexpr int L = kLanes<T>;
   for (std::int64_t c = 0; c < tile.channels; c += L) {
     Vec<T> half[M * P];
-#pragma GCC unroll 6
+#pragma GCC unroll 9
     for (int j = 0; j < P; ++j) {
       Vec<T> m[P];
-#pragma GCC unroll 6
+#pragma GCC unroll 9
       for (int i = 0; i < P; ++i) m[i] = load(tile.m + (i * P + j) * tile.point_stride + c);
-      Winograd<M>::template output<T>(m, 1, half + j, P);
+      F::template output<T>(m, 1, half + j, P);
     }
     const Vec<T> bias = load(tile.bias + c);
     const bool whole = c + L <= tile.channels;
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < M; ++i) {
       if (i >= tile.rows) break;
+      if (i < tile.first_row) continue;
       Vec<T> o[M];
-      Winograd<M>::template output<T>(half + i * P, 1, o, 1);
-      T* y = tile.y + i * tile.row_stride + c;
-      if (whole && tile.columns == M) {
-#pragma GCC unroll 4
+      F::template output<T>(half + i * P, 1, o, 1);
+      T* y = tile.y + (i - tile.first_row) * tile.row_stride + c;
+      if (whole && tile.columns - tile.first_column == M) {
+#pragma GCC unroll 8
         for (int j = 0; j < M; ++j) store<T>(y + j * tile.column_stride, o[j] + bias);
         continue;
       }
-#pragma GCC unroll 4
-      for (int j = 0; j < M; ++j) {
-        if (j >= tile.columns) break;
+      T lanes[M * L];
+#pragma GCC unroll 8
+      for (int j = 0; j < M; ++j) store<T>(lanes + j * L, o[j] + bias);
+#pragma GCC unroll 1
+      for (int j = tile.first_column; j < tile.columns; ++j, y += tile.column_stride) {
         if (whole) {
-          store<T>(y + j * tile.column_stride, o[j] + bias);
+          store<T>(y, load(lanes + j * L));
           continue;
         }
-        T lanes[L];
-        store<T>(lanes, o[j] + bias);
-        for (std::int64_t l = 0; c + l < tile.channels; ++l)
-          y[j * tile.column_stride + l] = lanes[l];
+        for (std::int64_t l = 0; c + l < tile.channels; ++l) y[l] = lanes[j * L + l];
       }
     }
   }

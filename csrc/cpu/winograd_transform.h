@@ -25,7 +25,7 @@ struct Winograd;
 
 template <>
 struct Winograd<2> {
-  static constexpr int kPoints = 4;
+  static constexpr int kInputs = 4, kPoints = 4, kFilters = 4, kOutputs = 2;
 
   template <class T, class V>
   CONVEXT_INLINE void input(const V* d, int from, V* o, int to) {
@@ -68,7 +68,7 @@ struct Winograd<2> {
 
 template <>
 struct Winograd<4> {
-  static constexpr int kPoints = 6;
+  static constexpr int kInputs = 6, kPoints = 6, kFilters = 6, kOutputs = 4;
 
   // The points are +-a and +-b; na and nb are the values of their Lagrange denominators.
   static constexpr double a = 0.70710678118654752440, b = 1.41421356237309504880;

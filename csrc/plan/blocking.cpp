@@ -5,6 +5,7 @@
 
 #include "../int_math.h"
 #include "cost_model.h"
+#include "winograd_shape.h"
 
 namespace convext {
 namespace {
@@ -99,22 +100,15 @@ void block_outer(ConvPlan* plan) {
 void block_winograd_wgrad(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
   const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
-  const std::int64_t m = plan->kernel->algorithm == Algorithm::kWinograd4 ? 4 : 2;
-  const std::int64_t points = (m + 2) * (m + 2), mr = plan->kernel->mr, nr = plan->kernel->nr;
+  const WinogradShape shape = winograd_shape(*plan);
+  const std::int64_t points = shape.points * shape.points, filters = shape.filters * shape.filters;
+  const std::int64_t mr = plan->kernel->mr, nr = plan->kernel->nr;
   constexpr std::int64_t kSumBytes = 8 << 20, kTileBytes = 512 << 10;
   constexpr std::int64_t kFewestTiles = 96;  // fewer would not be worth a pass over the sums
   const std::int64_t lanes = round_up(p.C, nr);
-  const std::int64_t most = clamp(kSumBytes / (points * lanes * element), 48, 512);
+  const std::int64_t most = clamp(kSumBytes / (filters * lanes * element), 48, 512);
   plan->output_block = round_up(ceil_div(p.K, ceil_div(p.K, most)), mr);
-  const auto tiles_across = [m](std::int64_t extent, std::int64_t step) {
-    std::int64_t tiles = 0;
-    for (std::int64_t d = 0; d < step && d < extent; ++d) {
-      tiles += ceil_div(ceil_div(extent - d, step), m);
-    }
-    return tiles;
-  };
-  const std::int64_t tiles =
-      p.N * tiles_across(p.P, p.dilation_h) * tiles_across(p.Q, p.dilation_w);
+  const std::int64_t tiles = winograd_tiles(*plan);
   const std::int64_t tile = points * (lanes + plan->output_block) * element;
   const std::int64_t longest = clamp(kTileBytes / tile, kFewestTiles, 256);
   plan->pixel_block = ceil_div(tiles, ceil_div(tiles, longest));
@@ -197,12 +191,13 @@ void block_im2col(ConvPlan* plan) {
 void block_winograd(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
   const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
-  const std::int64_t points = plan->kernel->algorithm == Algorithm::kWinograd4 ? 36 : 16;
+  const WinogradShape shape = winograd_shape(*plan);
+  const std::int64_t points = shape.points * shape.points;
   const bool forward = plan->pass == Pass::kFprop;
   const std::int64_t lanes = forward ? p.outputs_per_group() : p.channels_per_group();
   const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
-  const std::int64_t weight_bytes =
-      points * p.groups * round_up(lanes, plan->kernel->nr) * depth * element;
+  const std::int64_t weight_bytes = shape.filters * shape.filters * p.groups *
+                                    round_up(lanes, plan->kernel->nr) * depth * element;
   constexpr std::int64_t kBlockBytes = 768 << 10, kFewestTiles = 48, kMostTiles = 96;
   constexpr std::int64_t kLargeWeight = 16 << 20;
   const std::int64_t group_bytes = points * (lanes + depth) * element;
@@ -231,6 +226,8 @@ void block(ConvPlan* plan) {
     case Algorithm::kDirectPlanes: block_direct_planes(plan); break;
     case Algorithm::kWinograd2:
     case Algorithm::kWinograd4:
+    case Algorithm::kPolyphase2:
+    case Algorithm::kPolyphase4:
       weight_grad ? block_winograd_wgrad(plan) : block_winograd(plan);
       break;
     case Algorithm::kDepthwise:

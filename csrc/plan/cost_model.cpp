@@ -1,6 +1,7 @@
 #include "cost_model.h"
 
 #include "../int_math.h"
+#include "winograd_shape.h"
 
 namespace convext {
 namespace {
@@ -244,23 +245,24 @@ Cost cost_im2col(const ConvPlan& plan) {
 
 std::int64_t winograd_tiles(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
-  const bool forward = plan.pass == Pass::kFprop;
-  const std::int64_t m = plan.kernel->algorithm == Algorithm::kWinograd4 ? 4 : 2;
   // Each pixel class of a dilation has tiles of its own; the first classes may be longer by one.
-  const auto across = [m](std::int64_t extent, std::int64_t step) {
+  const auto across = [&](std::int64_t extent, std::int64_t step) {
     const std::int64_t longer = extent % step, shorter = step - longer;
-    return longer * ceil_div(extent / step + 1, m) + shorter * ceil_div(extent / step, m);
+    return longer * winograd_axis_tiles(plan, extent / step + 1) +
+           shorter * winograd_axis_tiles(plan, extent / step);
   };
-  return p.N * across(forward ? p.P : p.H, p.dilation_h) *
-         across(forward ? p.Q : p.W, p.dilation_w);
+  const bool input_grad = plan.pass == Pass::kDgrad;
+  return p.N * across(input_grad ? p.H : p.P, p.dilation_h) *
+         across(input_grad ? p.W : p.Q, p.dilation_w);
 }
 
 Cost cost_winograd(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
   const bool forward = plan.pass == Pass::kFprop;
   const int vectors = plan.kernel->vectors, lanes = lanes_of(*plan.kernel, vectors);
-  const std::int64_t m = plan.kernel->algorithm == Algorithm::kWinograd4 ? 4 : 2;
-  const auto points = static_cast<double>((m + 2) * (m + 2));
+  const WinogradShape shape = winograd_shape(plan);
+  const auto points = static_cast<double>(shape.points * shape.points);
+  const auto filters = static_cast<double>(shape.filters * shape.filters);
   const std::int64_t out = forward ? p.outputs_per_group() : p.channels_per_group();
   const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
   const auto tiles = static_cast<double>(winograd_tiles(plan));
@@ -272,11 +274,11 @@ Cost cost_winograd(const ConvPlan& plan) {
   // Cycles for each vector that a transform moves, and for a register tile's start and end. The
   // transformed weight is written, read back, and read again for each further block of tiles, from
   // beyond the second-level cache.
-  const double transform_cycles = m == 4 ? 7 : 3;
+  const double transform_cycles = shape.filters == 6 ? 7 : 3;
   constexpr double kSumsCycles = 40, kFilterByteCycles = 0.6;
   constexpr double kNearFilterByteCycles = 0.15, kPanelByteCycles = 0.1;
   const double blocks = tiles / static_cast<double>(plan.pixel_block);
-  const double filter_bytes = points * static_cast<double>(p.groups * depth) *
+  const double filter_bytes = filters * static_cast<double>(p.groups * depth) *
                               round_up(out, plan.kernel->nr) * (p.dtype == DType::kFloat64 ? 8 : 4);
   cost.move = points * transform_cycles * tiles * (in_vectors + out_vectors) +
               points * tiles / plan.kernel->mr * out_vectors / vectors * kSumsCycles +
@@ -462,17 +464,10 @@ Cost cost_outer(const ConvPlan& plan) {
 Cost cost_winograd_wgrad(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
   const int vectors = plan.kernel->vectors, lanes = lanes_of(*plan.kernel, vectors);
-  const std::int64_t m = plan.kernel->algorithm == Algorithm::kWinograd4 ? 4 : 2;
-  const auto points = static_cast<double>((m + 2) * (m + 2));
-  const auto tiles_across = [m](std::int64_t extent, std::int64_t step) {
-    std::int64_t tiles = 0;
-    for (std::int64_t d = 0; d < step && d < extent; ++d) {
-      tiles += ceil_div(ceil_div(extent - d, step), m);
-    }
-    return tiles;
-  };
-  const std::int64_t tiles =
-      p.N * tiles_across(p.P, p.dilation_h) * tiles_across(p.Q, p.dilation_w);
+  const WinogradShape shape = winograd_shape(plan);
+  const auto points = static_cast<double>(shape.points * shape.points);
+  const auto filters = static_cast<double>(shape.filters * shape.filters);
+  const std::int64_t tiles = winograd_tiles(plan);
   const double blocks = static_cast<double>(ceil_div(tiles, plan.pixel_block));
   const double parts = static_cast<double>(ceil_div(p.K, plan.output_block));
   const auto c_vectors = static_cast<double>(ceil_div(p.C, lanes));
@@ -485,10 +480,10 @@ Cost cost_winograd_wgrad(const ConvPlan& plan) {
   const auto vectors_of = [lanes](std::int64_t channels) {
     return static_cast<double>(channels / lanes + channels % lanes);
   };
-  const double sums = points * static_cast<double>(p.K) * c_vectors;
+  const double sums = filters * static_cast<double>(p.K) * c_vectors;
   cost.move = points * kTransformCycles * static_cast<double>(tiles) *
                   ((blocks > 1 ? parts : 1) * vectors_of(p.C) + vectors_of(p.K)) +
-              points * blocks * register_tiles * kTileCycles * 2 + blocks * sums * kSumCycles * 2 +
+              filters * blocks * register_tiles * kTileCycles * 2 + blocks * sums * kSumCycles * 2 +
               sums * kTransformCycles + layout_cycles(p, input_elements(p)) +
               layout_cycles(p, output_elements(p)) + weight_elements(p) * kCopyCycles;
   cost.memory = stream_tensors(p);
@@ -496,10 +491,10 @@ Cost cost_winograd_wgrad(const ConvPlan& plan) {
 }
 
 Cost cost_rowsum(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
   Cost cost;
-  cost.move = layout_cycles(plan.problem, output_elements(plan.problem));
-  cost.memory = stream_cycles(output_elements(plan.problem) *
-                              static_cast<double>(bytes_of(plan.problem.dtype)));
+  cost.move = layout_cycles(p, output_elements(p));
+  cost.memory = stream_cycles(output_elements(p) * static_cast<double>(bytes_of(p.dtype)));
   return cost;
 }
 

@@ -72,28 +72,53 @@ bool contiguous_planes(const ConvProblem& p, std::string* why) {
   });
 }
 
-bool three_by_three(const ConvProblem& p, std::string* why) {
-  if (p.R == 3 && p.S == 3 && p.stride_h == 1 && p.stride_w == 1) return true;
+bool three_by_three_stride(const ConvProblem& p, std::int64_t stride, std::string* why) {
+  if (p.R == 3 && p.S == 3 && p.stride_h == stride && p.stride_w == stride) return true;
   return refuse(why, [&] {
-    return "needs a 3 x 3 kernel and stride 1, they are " + std::to_string(p.R) + " x " +
-           std::to_string(p.S) + " and " + std::to_string(p.stride_h) + " x " +
-           std::to_string(p.stride_w);
+    return "needs a 3 x 3 kernel and stride " + std::to_string(stride) + ", they are " +
+           std::to_string(p.R) + " x " + std::to_string(p.S) + " and " +
+           std::to_string(p.stride_h) + " x " + std::to_string(p.stride_w);
   });
 }
 
-bool three_by_three_one_group(const ConvProblem& p, std::string* why) {
-  if (!three_by_three(p, why)) return false;
+bool one_group(const ConvProblem& p, std::string* why) {
   if (p.groups == 1) return true;
   return refuse(why, [&] { return "needs one group, has " + std::to_string(p.groups); });
 }
 
+bool three_by_three(const ConvProblem& p, std::string* why) {
+  return three_by_three_stride(p, 1, why);
+}
+bool three_by_three_one_group(const ConvProblem& p, std::string* why) {
+  return three_by_three(p, why) && one_group(p, why);
+}
+bool three_by_three_stride_two(const ConvProblem& p, std::string* why) {
+  return three_by_three_stride(p, 2, why);
+}
+bool three_by_three_stride_two_one_group(const ConvProblem& p, std::string* why) {
+  return three_by_three_stride_two(p, why) && one_group(p, why);
+}
+
 // A copied border pixel's gradient is a sum over several pixels of the padded image.
-bool three_by_three_without_copies(const ConvProblem& p, std::string* why) {
-  if (!three_by_three(p, why)) return false;
+bool without_copies(const ConvProblem& p, std::string* why) {
   const bool padded = p.pad_top > 0 || p.pad_bottom > 0 || p.pad_left > 0 || p.pad_right > 0;
   if (p.padding_mode == PaddingMode::kZeros || !padded) return true;
   return refuse(why, [&] {
     return std::string("needs zeros for padding, the mode is ") + to_string(p.padding_mode);
+  });
+}
+
+bool three_by_three_without_copies(const ConvProblem& p, std::string* why) {
+  return three_by_three(p, why) && without_copies(p, why);
+}
+
+// Results an even dilation apart would all be of one phase.
+bool three_by_three_stride_two_odd(const ConvProblem& p, std::string* why) {
+  if (!three_by_three_stride_two(p, why) || !without_copies(p, why)) return false;
+  if (p.dilation_h % 2 == 1 && p.dilation_w % 2 == 1) return true;
+  return refuse(why, [&] {
+    return "needs odd dilations, they are " + std::to_string(p.dilation_h) + " x " +
+           std::to_string(p.dilation_w);
   });
 }
 
@@ -250,6 +275,8 @@ double error_growth(Algorithm algorithm) {
   switch (algorithm) {
     case Algorithm::kWinograd2: return 2;
     case Algorithm::kWinograd4: return 7.125;
+    case Algorithm::kPolyphase2: return 2;
+    case Algorithm::kPolyphase4: return 5.224;
     default: return 0;
   }
 }
@@ -269,7 +296,8 @@ void add(Table* table, const Row& row, DType dtype, Isa isa, int vectors) {
   kernel.layout = row.layout;
   kernel.mr = row.mr;
   kernel.error_growth = error_growth(row.algorithm);
-  kernel.exact_on_integers = row.algorithm != Algorithm::kWinograd4;
+  kernel.exact_on_integers =
+      row.algorithm != Algorithm::kWinograd4 && row.algorithm != Algorithm::kPolyphase4;
   // Half types are summed in float32 lanes.
   kernel.vectors = vectors ? vectors : 1;
   kernel.nr = vectors ? vectors * register_bytes(isa) / (dtype == DType::kFloat64 ? 8 : 4) : 1;
@@ -348,6 +376,8 @@ const char* to_string(Algorithm algorithm) {
     case Algorithm::kRowsum: return "rowsum";
     case Algorithm::kWinograd2: return "winograd2";
     case Algorithm::kWinograd4: return "winograd4";
+    case Algorithm::kPolyphase2: return "polyphase2";
+    case Algorithm::kPolyphase4: return "polyphase4";
     case Algorithm::kPointwise: return "pointwise";
     case Algorithm::kDot: return "dot";
     case Algorithm::kAxpy: return "axpy";

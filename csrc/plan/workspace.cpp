@@ -4,6 +4,7 @@
 #include "../int_math.h"
 #include "blocking.h"
 #include "cost_model.h"
+#include "winograd_shape.h"
 
 namespace convext {
 namespace {
@@ -280,17 +281,12 @@ std::int64_t thread_bytes_axpy(const ConvPlan& plan) {
 // ---- Winograd ----------------------------------------------------------------------------------
 
 constexpr std::int64_t kPlanePadding = 16;
-std::int64_t winograd_side(const ConvPlan& plan) {
-  return plan.kernel->algorithm == Algorithm::kWinograd4 ? 4 : 2;
-}
-
 // The runs of a row's tiles, all as long as the longest.
 std::int64_t winograd_run_tiles(const ConvPlan& plan, const Shape& s) {
-  const std::int64_t m = winograd_side(plan), step = s.p.dilation_w;
-  const std::int64_t classes = least(step, s.width);
-  const std::int64_t longest = ceil_div(ceil_div(s.width, step), m);
+  const std::int64_t step = s.p.dilation_w;
+  const std::int64_t longest = winograd_axis_tiles(plan, ceil_div(s.width, step));
   const std::int64_t cuts = ceil_div(longest, plan.pixel_block);
-  return classes * cuts * ceil_div(longest, cuts);
+  return least(step, s.width) * cuts * ceil_div(longest, cuts);
 }
 
 // run_winograd: packed source rows, a chunk of weights, points of a block of tiles and their sums,
@@ -298,16 +294,18 @@ std::int64_t winograd_run_tiles(const ConvPlan& plan, const Shape& s) {
 std::int64_t thread_bytes_winograd(const ConvPlan& plan) {
   const Shape s(plan);
   const ConvProblem& p = s.p;
-  const std::int64_t m = winograd_side(plan), points = (m + 2) * (m + 2);
+  const WinogradShape shape = winograd_shape(plan);
+  const std::int64_t points = shape.points * shape.points, m = shape.outputs;
   constexpr std::int64_t kDepthChunk = 128, kBlockChunk = 4, kSumsBytes = 256 << 10;
   const std::int64_t filter = kBlockChunk * 9 * kDepthChunk * s.nr;
   std::int64_t panels = 0, tiles = plan.pixel_block;
   if (plan.few_tiles) {
     const bool lanes_adjacent = p.weight_layout != Layout::kContiguous || s.lanes == 1;
-    panels = points * ((lanes_adjacent ? kBlockChunk : 1) * s.depth * s.nr + kPlanePadding);
+    panels = shape.filters * shape.filters *
+             ((lanes_adjacent ? kBlockChunk : 1) * s.depth * s.nr + kPlanePadding);
     const std::int64_t height = s.forward ? p.P : p.H;
     const std::int64_t down =
-        least(p.dilation_h, height) * ceil_div(ceil_div(height, p.dilation_h), m);
+        least(p.dilation_h, height) * winograd_axis_tiles(plan, ceil_div(height, p.dilation_h));
     tiles = p.N * down * winograd_run_tiles(plan, s);
   }
   const std::int64_t parts = p.groups == 1 ? 1 : ceil_div(p.groups * s.depth, plan.channel_block);
@@ -317,7 +315,7 @@ std::int64_t thread_bytes_winograd(const ConvPlan& plan) {
   const std::int64_t units = p.groups * ceil_div(s.lanes, s.nr);
   const std::int64_t sums = least(units * unit, most(kSumsBytes / s.bytes, 4 * unit));
   const std::int64_t row_bytes = s.columns * s.source_channels * s.bytes;
-  return (s.source_in_place() ? 0 : cached_rows_bytes(s.rows, row_bytes, m + 2)) +
+  return (s.source_in_place() ? 0 : cached_rows_bytes(s.rows, row_bytes, shape.inputs)) +
          (panels + filter + inputs + sums + points * kPlanePadding + tiles * m * m * 2 * s.nr +
           s.source_channels) *
              s.bytes;
@@ -326,33 +324,34 @@ std::int64_t thread_bytes_winograd(const ConvPlan& plan) {
 // Transformed weights and the bias.
 std::int64_t winograd_weights(const ConvPlan& plan) {
   const Shape s(plan);
-  const std::int64_t m = winograd_side(plan), points = (m + 2) * (m + 2);
+  const std::int64_t side = winograd_shape(plan).filters;
   const std::int64_t bias = s.p.groups * round_up(s.lanes, s.vector);
   if (plan.few_tiles) return bias;
-  return points * (s.p.groups * round_up(s.lanes, s.nr) * s.depth + kPlanePadding) + bias;
+  return side * side * (s.p.groups * round_up(s.lanes, s.nr) * s.depth + kPlanePadding) + bias;
 }
 
 // run_winograd_wgrad: points of a block of tiles, and their sums.
 std::int64_t winograd_wgrad_points(const ConvPlan& plan) {
   const Shape s(plan);
-  const std::int64_t m = winograd_side(plan), points = (m + 2) * (m + 2);
+  const WinogradShape shape = winograd_shape(plan);
+  const std::int64_t points = shape.points * shape.points, filters = shape.filters * shape.filters;
   constexpr std::int64_t kLong = 64;
   const std::int64_t lanes = round_up(s.p.C, s.nr), rows = round_up(plan.output_block, s.vector);
   const std::int64_t input = lanes + (lanes >= kLong ? s.nr : 0);
   const std::int64_t grad = rows + (rows >= kLong ? s.vector : 0);
-  return points *
-         (plan.pixel_block * (input + grad) + plan.output_block * lanes + 3 * kPlanePadding);
+  return points * (plan.pixel_block * (input + grad) + 2 * kPlanePadding) +
+         filters * (plan.output_block * lanes + kPlanePadding);
 }
 
 // Packed rows of one of the two tensors, zeros, and the gradient of one output channel's weights.
 std::int64_t thread_bytes_winograd_wgrad(const ConvPlan& plan) {
   const Shape s(plan);
   const ConvProblem& p = s.p;
-  const std::int64_t m = winograd_side(plan);
+  const WinogradShape shape = winograd_shape(plan);
   const std::int64_t outputs = least(plan.output_block, p.K);
   const std::int64_t input =
-      s.input_in_place() ? 0 : cached_rows_bytes(p.H, p.W * p.C * s.bytes, m + 2);
-  const std::int64_t grad = cached_rows_bytes(p.P, p.Q * outputs * s.bytes, m);
+      s.input_in_place() ? 0 : cached_rows_bytes(p.H, p.W * p.C * s.bytes, shape.inputs);
+  const std::int64_t grad = cached_rows_bytes(p.P, p.Q * outputs * s.bytes, shape.outputs);
   return most(input, grad) + (most(p.C, outputs) + 9 * round_up(p.C, s.nr)) * s.bytes;
 }
 
@@ -458,6 +457,8 @@ void set_workspace(ConvPlan* plan) {
       break;
     case Algorithm::kWinograd2:
     case Algorithm::kWinograd4:
+    case Algorithm::kPolyphase2:
+    case Algorithm::kPolyphase4:
       shared = weight_grad ? winograd_wgrad_points(*plan) : winograd_weights(*plan);
       thread = weight_grad ? thread_bytes_winograd_wgrad(*plan) : thread_bytes_winograd(*plan);
       break;

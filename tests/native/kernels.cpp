@@ -48,6 +48,7 @@ const Geometry kGeometries[] = {
     {1, 9, {1, 1}, {0, 4}, {1, 1}},        // more taps in a row than wgrad_depthwise takes at once
     {5, 1, {1, 1}, {2, 0}, {1, 1}},       {7, 7, {2, 2}, {3, 3}, {1, 1}},
     {3, 3, {1, 1}, {9, 9}, {9, 9}},  // most taps lie in the padding
+    {3, 3, {2, 2}, {0, 3, 1, 2}, {1, 3}},
 };
 constexpr const char* kModes[] = {"zeros", "reflect", "replicate", "circular"};
 
@@ -98,7 +99,10 @@ Sizes around(std::int64_t tile) {
 std::vector<ConvArguments> problems_around(const KernelInfo& kernel) {
   Problems found;
   const std::int64_t mr = kernel.mr, nr = kernel.nr;
-  const Geometry &k3 = kGeometries[0], &k1 = kGeometries[1], &k3s2 = kGeometries[2];
+  const Geometry &k1 = kGeometries[1], &k3s2 = kGeometries[2];
+  const bool polyphase =
+      kernel.algorithm == Algorithm::kPolyphase2 || kernel.algorithm == Algorithm::kPolyphase4;
+  const Geometry& k3 = polyphase ? k3s2 : kGeometries[0];
   const bool depthwise = kernel.algorithm == Algorithm::kDepthwise;
   if (kernel.pass == Pass::kWgrad || kernel.pass == Pass::kBgrad) {
     // Sums over so many pixels that they are split into chunks.

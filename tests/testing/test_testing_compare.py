@@ -230,8 +230,8 @@ GROWTH = max(kernel["error_growth"] for kernel in convext._C.kernels())
 def test_the_table_says_whose_errors_grow():
     grows = {k["algorithm"] for k in convext._C.kernels() if k["error_growth"] > 0}
     inexact = {k["algorithm"] for k in convext._C.kernels() if not k["exact_on_integers"]}
-    assert grows == {"winograd2", "winograd4"}
-    assert inexact == {"winograd4"}
+    assert grows == {"winograd2", "winograd4", "polyphase2", "polyphase4"}
+    assert inexact == {"winograd4", "polyphase4"}
 
 
 def test_bounds_of_growing_errors():

@@ -32,6 +32,7 @@ _GEOMETRIES: tuple[dict[str, Any], ...] = (
     {"R": 5, "S": 1, "padding": (2, 0)},
     {"R": 7, "S": 7, "padding": (3, 3), "stride": (2, 2)},
     {"R": 3, "S": 3, "padding": (12, 12), "dilation": (12, 12)},  # most taps lie in the padding
+    {"R": 3, "S": 3, "padding": (0, 3, 1, 2), "dilation": (1, 3), "stride": (2, 2)},
 )
 
 
@@ -59,6 +60,7 @@ def problems_around(
     dtype = dtype or getattr(torch, str(kernel["dtype"]))
     rows, columns = max(int(kernel["mr"]), 1), max(int(kernel["nr"]), 1)
     depthwise = kernel["algorithm"] == "depthwise"
+    polyphase = str(kernel["algorithm"]).startswith("polyphase")
     needs_bias = kernel["pass"] == "bgrad"
     either = ("contiguous", "channels_last")
     layouts = {"nhwc": either[1:], "nchw": either[:1]}.get(str(kernel["layout"]), either)
@@ -75,6 +77,8 @@ def problems_around(
             size = draw.choice((2, 4, 8, 16, 21, 24))
             groups, inputs = 1 + outputs // 4, size
             outputs = size if size < 16 else 16 + inputs % 7
+        if polyphase and changes.get("R", 3) == 3 and changes.get("S", 3) == 3:
+            changes["stride"] = (2, 2)
         changes = {"layout": draw.choice(layouts), **changes}
         changes["bias"] = needs_bias or changes.get("bias", False)
         found.add(pixels, K=groups * outputs, C=groups * inputs, groups=groups, **changes)
