@@ -20,6 +20,8 @@
 namespace convext {
 namespace {
 
+std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
 template <class T>
 class OuterPass {
  public:
@@ -179,43 +181,60 @@ class OuterPass {
   void reduce(const Threads& threads) {
     // Waking threads costs as much as adding this many.
     constexpr std::int64_t kWorthThreads = 1 << 15;
-    const auto body = [&](std::int64_t begin, std::int64_t end) { reduce_rows(begin, end); };
+    // Where neighbouring rows are adjacent in the weight, several are written at once.
+    constexpr std::int64_t kRows = 48;
+    const bool across = groups_ == 1 && taps_ == 1 && !merged_ && weight_.stride[0] == 1;
+    const std::int64_t rows = across ? kRows : 1;
+    const auto body = [&](std::int64_t begin, std::int64_t end) {
+      reduce_rows(begin * rows, least(end * rows, p_.K), rows);
+    };
+    const std::int64_t items = ceil_div(p_.K, rows);
     if (splits_ * groups_ * group_elements() < kWorthThreads) {
-      body(0, p_.K);
+      body(0, items);
     } else {
-      threads.run(p_.K, body);
+      threads.run(items, body);
     }
   }
 
-  void reduce_rows(std::int64_t begin, std::int64_t end) {
-    const std::int64_t copy = groups_ * group_elements();
+  void reduce_rows(std::int64_t begin, std::int64_t end, std::int64_t at_once) {
     const bool taps_adjacent = weight_.stride[2] == p_.S * weight_.stride[3];
-    std::vector<T> total(p_.taps() * channels_);
-    for (std::int64_t k = begin; k < end; ++k) {
-      // total[tap][channel] of output channel k; merged lanes already are (s, channel).
-      const std::int64_t g = k / outputs_, row = k % outputs_;
-      for (std::int64_t block = 0; block < lane_blocks_; ++block) {
-        const std::int64_t left = lanes_ - block * nr_, count = left < nr_ ? left : nr_;
-        for (std::int64_t tap = 0; tap < taps_; ++tap) {
-          const T* sum = sums_ + g * group_elements() + sum_offset(row, block, tap);
-          T* out = total.data() + tap * lanes_ + block * nr_;
-          for (std::int64_t i = 0; i < count; ++i) out[i] = sum[i];
-          for (std::int64_t split = 1; split < splits_; ++split) {
-            const T* next = sum + split * copy;
-            for (std::int64_t i = 0; i < count; ++i) out[i] += next[i];
-          }
-        }
-      }
-      if (taps_adjacent) {
+    const std::int64_t row_elements = p_.taps() * channels_;
+    std::vector<T> total(at_once * row_elements);
+    for (std::int64_t k = begin; k < end; k += at_once) {
+      const std::int64_t rows = least(at_once, end - k);
+      for (std::int64_t i = 0; i < rows; ++i) add_copies(k + i, total.data() + i * row_elements);
+      if (at_once > 1) {
+        kernels_.unpack(
+            total.data(), row_elements, rows, channels_,
+            {element(weight_, k, 0, 0, 0), weight_.dtype, weight_.stride[0], weight_.stride[1]});
+      } else if (taps_adjacent) {
         kernels_.unpack(
             total.data(), channels_, p_.taps(), channels_,
             {element(weight_, k, 0, 0, 0), weight_.dtype, weight_.stride[3], weight_.stride[1]});
-        continue;
+      } else {
+        for (std::int64_t r = 0; r < p_.R; ++r) {
+          kernels_.unpack(
+              total.data() + r * p_.S * channels_, channels_, p_.S, channels_,
+              {element(weight_, k, 0, r, 0), weight_.dtype, weight_.stride[3], weight_.stride[1]});
+        }
       }
-      for (std::int64_t r = 0; r < p_.R; ++r) {
-        kernels_.unpack(
-            total.data() + r * p_.S * channels_, channels_, p_.S, channels_,
-            {element(weight_, k, 0, r, 0), weight_.dtype, weight_.stride[3], weight_.stride[1]});
+    }
+  }
+
+  // total[tap][channel] of output channel k; merged lanes already are (s, channel).
+  void add_copies(std::int64_t k, T* total) const {
+    const std::int64_t copy = groups_ * group_elements();
+    const std::int64_t g = k / outputs_, row = k % outputs_;
+    for (std::int64_t block = 0; block < lane_blocks_; ++block) {
+      const std::int64_t count = least(lanes_ - block * nr_, nr_);
+      for (std::int64_t tap = 0; tap < taps_; ++tap) {
+        const T* sum = sums_ + g * group_elements() + sum_offset(row, block, tap);
+        T* out = total + tap * lanes_ + block * nr_;
+        for (std::int64_t i = 0; i < count; ++i) out[i] = sum[i];
+        for (std::int64_t split = 1; split < splits_; ++split) {
+          const T* next = sum + split * copy;
+          for (std::int64_t i = 0; i < count; ++i) out[i] += next[i];
+        }
       }
     }
   }
@@ -280,8 +299,6 @@ class OuterPass {
     }
 
    private:
-    static std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-
     struct Place {
       std::int64_t n, p, strip, q, pixels;
     };

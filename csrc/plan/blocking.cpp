@@ -48,9 +48,11 @@ void block_outer(ConvPlan* plan) {
                          !p.pad_bottom && !p.pad_left && !p.pad_right;
   std::int64_t lanes = plan->merged_columns ? p.S * p.channels_per_group() : p.channels_per_group();
   std::int64_t rows = p.outputs_per_group();
-  // Lanes of planes are transposed, rows are not: the fewer channels are the lanes.
+  // Lanes of planes are transposed, rows are not: the fewer channels are the lanes, unless that saves
+  // less than the result costs, which then is transposed.
   plan->swapped = pointwise && p.groups == 1 && p.input_layout == Layout::kContiguous &&
-                  p.H * p.W > 1 && rows < lanes;
+                  p.H * p.W > 1 && rows < lanes &&
+                  (lanes - rows) * p.N * p.P * p.Q > 2 * lanes * rows;
   if (plan->swapped) std::swap(lanes, rows);
   const std::int64_t taps = plan->merged_columns ? p.R : p.taps();
   const std::int64_t copy = p.groups * round_up(rows, mr) * round_up(lanes, nr) * taps;
