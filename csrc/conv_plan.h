@@ -85,7 +85,9 @@ struct ConvPlan {
   bool one_thread = false;
   // Few channels: one kernel row's taps and channels, adjacent in a packed row, are one run.
   bool merged_columns = false;
-  // wgrad: input channels of one work item; winograd: source channels, those of whole groups.
+  // wgrad: input channels of one work item; winograd: source channels, those of whole groups;
+  // depthwise and grouped: destination channels, output channels in wgrad, where an item has whole
+  // planes, otherwise 0.
   std::int64_t channel_block = 0;
   // winograd: all tiles are one block, and each panel of weights is transformed where it is used.
   bool few_tiles = false;

@@ -287,6 +287,11 @@ struct ComputeKernels {
   // last tile beyond `columns`.
   void (*pack)(const StridedBlock& source, std::int64_t rows, std::int64_t columns,
                std::int64_t tile, T* destination, std::int64_t ld, std::int64_t tile_stride);
+  // Planes of adjacent pixels to rows of pixels: destination[pixel * ld + pixel / width * gap +
+  // plane] = source[plane * plane_stride + pixel].
+  void (*pack_planes)(const void* source, DType dtype, std::int64_t plane_stride,
+                      std::int64_t pixels, std::int64_t width, std::int64_t planes, T* destination,
+                      std::int64_t ld, std::int64_t gap);
   // destination = source[row * ld + column].
   void (*unpack)(const T* source, std::int64_t ld, std::int64_t rows, std::int64_t columns,
                  const StridedBlock& destination);

@@ -81,6 +81,7 @@ constexpr ComputeKernels<T> compute_kernels() {
   kernels.grouped_outer = wgrad_grouped_dispatch<T>;
   kernels.planes_outer = planes_wgrad_dispatch<T>;
   kernels.pack = pack<T>;
+  kernels.pack_planes = pack_planes<T>;
   kernels.unpack = unpack<T>;
   kernels.split_phases = split_phases<T>;
   kernels.join_phases = join_phases<T>;

@@ -2,7 +2,8 @@
 //
 // A block is `rows` x `columns`; columns end up contiguous. Three ways in, by the source's strides:
 // columns contiguous (convert), rows contiguous (transpose in registers), anything else (element by
-// element). This is where NCHW and 16-bit types stop being special: the kernels see neither.
+// element). Transposed blocks at the end overlap their neighbours and move the same values again.
+// This is where NCHW and 16-bit types stop being special: the kernels see neither.
 #pragma once
 
 #include "isa_kernels.h"
@@ -16,30 +17,75 @@ void pack_tile(const S* source, std::int64_t row_stride, std::int64_t column_str
                std::int64_t rows, std::int64_t columns, std::int64_t padded, T* destination,
                std::int64_t ld) {
   constexpr int L = kLanes<T>;
-  // Rows contiguous: transpose L x L blocks. Columns are the outer loop, so that L sources are
-  // read on sequentially, however many columns there are.
-  const std::int64_t done_rows = row_stride == 1 ? rows / L * L : 0;
-  std::int64_t j = 0;
-  for (; done_rows > 0 && j + L <= columns; j += L) {
-    for (std::int64_t i = 0; i < done_rows; i += L) {
-      Vec<T> block[L];
+  if (row_stride == 1 && rows >= L && columns >= L) {
+    // Rows contiguous: transpose L x L blocks. Columns are the outer loop, so that L sources are
+    // read on sequentially, however many columns there are.
+    for (std::int64_t next_j = 0; next_j < columns; next_j += L) {
+      const std::int64_t j = next_j + L <= columns ? next_j : columns - L;
+      for (std::int64_t next_i = 0; next_i < rows; next_i += L) {
+        const std::int64_t i = next_i + L <= rows ? next_i : rows - L;
+        Vec<T> block[L];
 #pragma GCC unroll 16
-      for (int l = 0; l < L; ++l) block[l] = load_as<T>(source + (j + l) * column_stride + i);
-      transpose<T>(block);
+        for (int l = 0; l < L; ++l) block[l] = load_as<T>(source + (j + l) * column_stride + i);
+        transpose<T>(block);
 #pragma GCC unroll 16
-      for (int l = 0; l < L; ++l) store<T>(destination + (i + l) * ld + j, block[l]);
+        for (int l = 0; l < L; ++l) store<T>(destination + (i + l) * ld + j, block[l]);
+      }
     }
+    for (std::int64_t i = 0; columns < padded && i < rows; ++i) {
+      for (std::int64_t c = columns; c < padded; ++c) destination[i * ld + c] = 0;
+    }
+    return;
   }
-  for (std::int64_t i = 0; i < done_rows; ++i) {
-    T* d = destination + i * ld;
-    for (std::int64_t c = j; c < columns; ++c) d[c] = to_compute<T>(source[c * column_stride + i]);
-    for (std::int64_t c = columns; c < padded; ++c) d[c] = 0;
-  }
-  for (std::int64_t i = done_rows; i < rows; ++i) {
+  for (std::int64_t i = 0; i < rows; ++i) {
     const S* s = source + i * row_stride;
     T* d = destination + i * ld;
     for (std::int64_t c = 0; c < columns; ++c) d[c] = to_compute<T>(s[c * column_stride]);
     for (std::int64_t c = columns; c < padded; ++c) d[c] = 0;
+  }
+}
+
+// Planes as one long row each. Its pixels' places are `ld` apart, and `gap` more after each
+// `width` of them.
+template <class T, class S>
+void pack_planes_typed(const S* source, std::int64_t plane_stride, std::int64_t pixels,
+                       std::int64_t width, std::int64_t planes, T* destination, std::int64_t ld,
+                       std::int64_t gap) {
+  constexpr int L = kLanes<T>;
+  if (pixels < L || planes < L) {
+    for (std::int64_t i = 0; i < pixels; ++i) {
+      T* d = destination + i * ld + i / width * gap;
+      for (std::int64_t c = 0; c < planes; ++c) d[c] = to_compute<T>(source[c * plane_stride + i]);
+    }
+    return;
+  }
+  for (std::int64_t next_j = 0; next_j < planes; next_j += L) {
+    const std::int64_t j = next_j + L <= planes ? next_j : planes - L;
+    const S* s = source + j * plane_stride;
+    T* d = destination + j;
+    std::int64_t column = 0;
+    const auto pack_block = [&](std::int64_t i) {
+      Vec<T> block[L];
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l) block[l] = load_as<T>(s + l * plane_stride + i);
+      transpose<T>(block);
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l) {
+        store<T>(d, block[l]);
+        d += ld;
+        if (++column == width) {
+          column = 0;
+          d += gap;
+        }
+      }
+    };
+    std::int64_t i = 0;
+    for (; i + L <= pixels; i += L) pack_block(i);
+    if (i == pixels) continue;
+    i = pixels - L;
+    column = i % width;
+    d = destination + j + i * ld + i / width * gap;
+    pack_block(i);
   }
 }
 
@@ -84,65 +130,68 @@ void unpack_typed(const T* source, std::int64_t ld, std::int64_t rows, std::int6
     }
     return;
   }
-  const std::int64_t done_rows = row_stride == 1 ? rows / L * L : 0;
-  std::int64_t j = 0;
-  for (; j + L <= columns; j += L) {
-    for (std::int64_t i = 0; i < done_rows; i += L) {
-      Vec<T> block[L];
+  if (row_stride == 1 && rows >= L && columns >= L) {
+    for (std::int64_t next_j = 0; next_j < columns; next_j += L) {
+      const std::int64_t j = next_j + L <= columns ? next_j : columns - L;
+      for (std::int64_t next_i = 0; next_i < rows; next_i += L) {
+        const std::int64_t i = next_i + L <= rows ? next_i : rows - L;
+        Vec<T> block[L];
 #pragma GCC unroll 16
-      for (int l = 0; l < L; ++l) block[l] = load(source + (i + l) * ld + j);
-      transpose<T>(block);
+        for (int l = 0; l < L; ++l) block[l] = load(source + (i + l) * ld + j);
+        transpose<T>(block);
 #pragma GCC unroll 16
-      for (int l = 0; l < L; ++l) {
-        store_as<S, T>(destination + (j + l) * column_stride + i, block[l]);
+        for (int l = 0; l < L; ++l) {
+          store_as<S, T>(destination + (j + l) * column_stride + i, block[l]);
+        }
       }
     }
+    return;
   }
-  for (std::int64_t c = j; c < columns; ++c) {
-    for (std::int64_t i = 0; i < done_rows; ++i) {
-      destination[c * column_stride + i] = to_storage<S>(source[i * ld + c]);
-    }
-  }
-  for (std::int64_t i = done_rows; i < rows; ++i) {
+  for (std::int64_t i = 0; i < rows; ++i) {
     for (std::int64_t j = 0; j < columns; ++j) {
       destination[i * row_stride + j * column_stride] = to_storage<S>(source[i * ld + j]);
     }
   }
 }
 
+// f of the pointer to elements of the storage type.
+template <class T, class F>
+CONVEXT_INLINE void with_storage(void* data, DType dtype, F&& f) {
+  if constexpr (sizeof(T) == 8) {
+    f(static_cast<double*>(data));
+  } else if (dtype == DType::kBFloat16) {
+    f(static_cast<BFloat16*>(data));
+  } else if (dtype == DType::kFloat16) {
+    f(static_cast<Float16*>(data));
+  } else {
+    f(static_cast<float*>(data));
+  }
+}
+
 template <class T>
 void pack(const StridedBlock& b, std::int64_t rows, std::int64_t columns, std::int64_t tile,
           T* destination, std::int64_t ld, std::int64_t tile_stride) {
-  const auto run = [&](auto* source) {
+  with_storage<T>(b.data, b.dtype, [&](const auto* source) {
     pack_typed(source, b.row_stride, b.column_stride, rows, columns, tile, destination, ld,
                tile_stride);
-  };
-  if constexpr (sizeof(T) == 8) {
-    run(static_cast<const double*>(b.data));
-  } else if (b.dtype == DType::kBFloat16) {
-    run(static_cast<const BFloat16*>(b.data));
-  } else if (b.dtype == DType::kFloat16) {
-    run(static_cast<const Float16*>(b.data));
-  } else {
-    run(static_cast<const float*>(b.data));
-  }
+  });
+}
+
+template <class T>
+void pack_planes(const void* source, DType dtype, std::int64_t plane_stride, std::int64_t pixels,
+                 std::int64_t width, std::int64_t planes, T* destination, std::int64_t ld,
+                 std::int64_t gap) {
+  with_storage<T>(const_cast<void*>(source), dtype, [&](const auto* s) {
+    pack_planes_typed(s, plane_stride, pixels, width, planes, destination, ld, gap);
+  });
 }
 
 template <class T>
 void unpack(const T* source, std::int64_t ld, std::int64_t rows, std::int64_t columns,
             const StridedBlock& b) {
-  const auto run = [&](auto* destination) {
+  with_storage<T>(b.data, b.dtype, [&](auto* destination) {
     unpack_typed(source, ld, rows, columns, destination, b.row_stride, b.column_stride);
-  };
-  if constexpr (sizeof(T) == 8) {
-    run(static_cast<double*>(b.data));
-  } else if (b.dtype == DType::kBFloat16) {
-    run(static_cast<BFloat16*>(b.data));
-  } else if (b.dtype == DType::kFloat16) {
-    run(static_cast<Float16*>(b.data));
-  } else {
-    run(static_cast<float*>(b.data));
-  }
+  });
 }
 
 // destination = source, past the caches: for results too large to be found there by whoever reads

@@ -13,31 +13,11 @@
 #include "isa_select.h"
 #include "row_cache.h"
 #include "scratch.h"
+#include "strip_columns.h"
+#include "strip_groups.h"
 
 namespace convext {
 namespace {
-
-// Neighbouring tiles that have the same width and read the same copy of a row.
-struct StripRun {
-  std::int64_t first, tiles;  // column of the class, tiles from there on
-  int mr;
-  bool packed;
-  std::int64_t column;  // source column of the first tap, or its place among packed columns
-};
-
-// Destination columns first, first + step, ... read source columns base + j * source_step + i *
-// tap_step through kernel columns tap, tap + next_tap, ...
-struct ColumnClass {
-  std::int64_t first, step, count;
-  std::int64_t base, source_step, tap_step;
-  std::int64_t taps, tap, next_tap;
-  std::vector<StripRun> runs;
-
-  std::int64_t first_source(std::int64_t j) const { return base + j * source_step; }
-  std::int64_t last_source(std::int64_t j) const {
-    return first_source(j) + (taps > 0 ? (taps - 1) * tap_step : 0);
-  }
-};
 
 template <class T>
 class StripPass {
@@ -68,7 +48,11 @@ class StripPass {
       rows_ = invert(rows_, p_.H);
     }
     tap_weights_ = width_;
-    if (grouped_) make_blocks();
+    if (grouped_) {
+      groups_ = StripGroups(channels_, width_, channels_ / p_.groups, source_channels_ / p_.groups,
+                            vector);
+      tap_weights_ = groups_.tap_weights;
+    }
     in_place_ = channels_in_place<T>(source_, source_channels_) && repeat_ == 1 &&
                 source_channels_ >= vector;
     fold_ = !forward_ && p_.padding_mode != PaddingMode::kZeros;
@@ -81,8 +65,7 @@ class StripPass {
                    kStreamBytes;
     store_in_place_ = store_in_place_ && !streams_;
     columns_ = fold_ ? p_.pad_left + p_.W + p_.pad_right : destination_.size[3];
-    make_classes();
-    place_tiles();
+    strips_ = StripColumns(p_, forward_, fold_, columns_, source_.size[3], mr_, in_place_);
   }
 
   void run(const Threads& threads) {
@@ -90,7 +73,7 @@ class StripPass {
     const std::int64_t items = p_.N * destination_.size[2];
     // Few rows: share out the channels too. How the work is cut changes no sum. A unit is two vectors
     // of channels, or the blocks of a group.
-    const std::int64_t unit = grouped_ ? unit_channels_ : kernels_.lanes * 2;
+    const std::int64_t unit = grouped_ ? groups_.unit : kernels_.lanes * 2;
     const std::int64_t units = sums_ == 1 ? channels_ / unit : 1;
     std::int64_t splits = threads.count > 1 ? ceil_div(4 * threads.count, items) : 1;
     if (splits > units) splits = units < 1 ? 1 : units;
@@ -109,203 +92,25 @@ class StripPass {
   // Results of this size are not found in a cache when they are read next.
   static constexpr std::int64_t kStreamBytes = 2 << 20;
 
-  // Vectors of several groups where these fit, otherwise one or two vectors of one group. The last of
-  // a group, or of all, ends with it and may overlap its neighbour.
-  void make_blocks() {
-    const std::int64_t vector = kernels_.lanes;
-    const std::int64_t group = channels_ / p_.groups;
-    depth_ = source_channels_ / p_.groups;
-    tap_weights_ = 0;
-    const auto add = [&](std::int64_t channel, int vectors) {
-      blocks_.push_back({channel, channel / group * depth_, tap_weights_, vectors});
-      tap_weights_ += depth_ * vectors * vector;
-    };
-    if (group < vector) {
-      spread_ = static_cast<int>(group);
-      unit_channels_ = vector;
-      for (std::int64_t c = 0; c < width_; c += vector) {
-        add(c + vector <= width_ ? c : width_ - vector, 1);
-      }
-      return;
-    }
-    unit_channels_ = group;
-    for (std::int64_t g = 0; g < p_.groups; ++g) {
-      for (std::int64_t c = 0; c < group;) {
-        const int vectors = group - c >= 2 * vector ? 2 : 1;
-        const std::int64_t first = c + vectors * vector <= group ? c : group - vector;
-        add(g * group + first, vectors);
-        c += vectors * vector;
-        if (vectors > block_vectors_) block_vectors_ = vectors;
-      }
-    }
-  }
-
-  void make_classes() {
-    if (forward_) {
-      classes_.push_back(
-          {0, 1, columns_, -p_.pad_left, p_.stride_w, p_.dilation_w, p_.S, 0, 1, {}});
-      return;
-    }
-    // In the padded row, column v meets tap s at output column (v - s * dilation) / stride: v and
-    // s * dilation have equal remainders. The last tap reads the first source.
-    const std::int64_t stride = p_.stride_w, shift = fold_ ? 0 : p_.pad_left;
-    for (std::int64_t remainder = 0; remainder < stride; ++remainder) {
-      ColumnClass c{0, stride, 0, 0, 1, 1, 0, 0, 0, {}};
-      const std::int64_t v = shift + (remainder - shift % stride + stride) % stride;
-      c.first = v - shift;
-      if (c.first >= columns_) continue;
-      c.count = ceil_div(columns_ - c.first, stride);
-      for (std::int64_t s = p_.S - 1; s >= 0; --s) {
-        if (s * p_.dilation_w % stride != remainder) continue;
-        const std::int64_t source = (v - s * p_.dilation_w) / stride;
-        if (c.taps == 0) {
-          c.tap = s;
-          c.base = source;
-        } else if (c.taps == 1) {
-          c.next_tap = s - c.tap;
-          c.tap_step = source - c.base;
-        }
-        ++c.taps;
-      }
-      classes_.push_back(c);
-    }
-  }
-
-  // Cuts every class into tiles, and finds those that need packed columns, and which columns.
-  void place_tiles() {
-    const std::int64_t extent = source_.size[3];
-    // Virtual columns [low, left_end) and [right, high) are packed.
-    std::int64_t low = extent, left_end = 0, right = extent, high = 0;
-    bool any = false, left = false, some_right = false;
-    for (ColumnClass& c : classes_) {
-      const std::int64_t tiles = ceil_div(c.count, mr_);
-      for (std::int64_t t = 0; t < tiles; ++t) {
-        const std::int64_t j = c.count * t / tiles, end = c.count * (t + 1) / tiles;
-        const std::int64_t from = c.first_source(j), to = c.last_source(end - 1) + 1;
-        const bool packed = c.taps > 0 && (!in_place_ || from < 0 || to > extent);
-        c.runs.push_back({j, 1, static_cast<int>(end - j), packed, from});
-        if (!packed) continue;
-        any = true;
-        if (from < low) low = from;
-        if (to > high) high = to;
-        if (from < 0) {
-          left = true;
-          if (to > left_end) left_end = to;
-        } else {
-          some_right = true;
-          if (from < right) right = from;
-        }
-      }
-    }
-    packs_ = any;
-    if (any) {
-      if (!left) low = right;
-      if (!some_right) high = left_end;
-      if (!in_place_ || !left || !some_right || right < left_end) {
-        left_end = high;
-        right = high;
-      }
-      for (std::int64_t u = low; u < left_end; ++u) packed_columns_.push_back(source_column(u));
-      for (std::int64_t u = right; u < high; ++u) packed_columns_.push_back(source_column(u));
-    }
-    for (ColumnClass& c : classes_) {
-      std::vector<StripRun> runs;
-      for (StripRun run : c.runs) {
-        if (run.packed) {
-          const std::int64_t u = run.column;
-          run.column = u < left_end ? u - low : left_end - low + u - right;
-        }
-        if (!runs.empty()) {
-          StripRun& last = runs.back();
-          if (last.mr == run.mr && last.packed == run.packed &&
-              last.column + last.tiles * run.mr * c.source_step == run.column) {
-            ++last.tiles;
-            continue;
-          }
-        }
-        runs.push_back(run);
-      }
-      c.runs = std::move(runs);
-    }
-  }
-
-  std::int64_t source_column(std::int64_t u) const {
-    if (forward_) return resolve_padding(u, p_.W, p_.padding_mode);
-    return u >= 0 && u < p_.Q ? u : -1;
-  }
-
-  // [tap][block][depth][lane]
-  void pack_grouped_weights(const Threads& threads) {
-    const std::int64_t vector = kernels_.lanes, group = channels_ / p_.groups;
-    const std::int64_t lane_stride = weight_.stride[forward_ ? 0 : 1];
-    const std::int64_t depth_stride = weight_.stride[forward_ ? 1 : 0];
-    threads.run(static_cast<std::int64_t>(blocks_.size()),
-                [&](std::int64_t begin, std::int64_t end) {
-                  for (std::int64_t b = begin; b < end; ++b) {
-                    const GroupBlock& block = blocks_[b];
-                    const std::int64_t lanes = block.vectors * vector;
-                    // Lanes of one group each, in pieces.
-                    for (std::int64_t lane = 0; lane < lanes;) {
-                      const std::int64_t channel = block.destination + lane, g = channel / group;
-                      const std::int64_t count = spread_ > 0 ? group : lanes;
-                      for (std::int64_t tap = 0; tap < p_.taps(); ++tap) {
-                        T* to = panels_ + tap * tap_weights_ + block.panel + lane;
-                        if (g >= p_.groups) {
-                          for (std::int64_t d = 0; d < depth_; ++d) {
-                            for (std::int64_t i = 0; i < count; ++i) to[d * lanes + i] = 0;
-                          }
-                          continue;
-                        }
-                        const std::int64_t k = forward_ ? channel : g * depth_;
-                        const std::int64_t c = forward_ ? 0 : channel % group;
-                        kernels_.pack({element(weight_, k, c, tap / p_.S, tap % p_.S),
-                                       weight_.dtype, depth_stride, lane_stride},
-                                      depth_, count, count, to, lanes, 0);
-                      }
-                      lane += count;
-                    }
-                  }
-                });
-  }
-
-  // [tap][channel]
   void pack_weights(const Threads& threads) {
-    const std::int64_t taps = p_.taps();
-    panels_ = scratch<T>(Slot::kPanels, taps * tap_weights_);
+    panels_ = scratch<T>(Slot::kPanels, p_.taps() * tap_weights_);
     packed_bias_ = scratch<T>(Slot::kBias, width_);
-    for (std::int64_t i = 0; i < width_; ++i) packed_bias_[i] = 0;
-    if (bias_.data != nullptr) {
-      kernels_.pack({bias_.data, bias_.dtype, 0, bias_.stride[1]}, 1, channels_, width_,
-                    packed_bias_, width_, 0);
+    pack_strip_bias(kernels_, bias_, 0, channels_, width_, packed_bias_);
+    if (grouped_) {
+      threads.run(static_cast<std::int64_t>(groups_.blocks.size()), [&](std::int64_t begin,
+                                                                        std::int64_t end) {
+        pack_group_weights(kernels_, p_, forward_, weight_, groups_, 0, begin, end, panels_);
+      });
+      return;
     }
-    if (grouped_) return pack_grouped_weights(threads);
-    const bool adjacent =
-        weight_.stride[3] == 1 && (p_.R == 1 || weight_.stride[2] == p_.S) && taps > 1;
     // A piece is a few hundred weights at least.
-    const std::int64_t piece = round_up(ceil_div(4096, taps), kernels_.lanes);
+    const std::int64_t piece = round_up(ceil_div(4096, p_.taps()), kernels_.lanes);
     threads.run(ceil_div(channels_, piece), [&](std::int64_t begin, std::int64_t end) {
       const std::int64_t k = begin * piece;
       const std::int64_t last = end * piece < channels_ ? end * piece : channels_;
       const std::int64_t padded = last == channels_ ? width_ - k : last - k;
-      if (adjacent) {
-        kernels_.pack({element(weight_, k, 0, 0, 0), weight_.dtype, 1, weight_.stride[0]}, taps,
-                      last - k, padded, panels_ + k, width_, 0);
-        return;
-      }
-      for (std::int64_t tap = 0; tap < taps; ++tap) {
-        kernels_.pack(
-            {element(weight_, k, 0, tap / p_.S, tap % p_.S), weight_.dtype, 0, weight_.stride[0]},
-            1, last - k, padded, panels_ + tap * width_ + k, width_, 0);
-      }
+      pack_tap_weights(kernels_, p_, weight_, k, last - k, padded, panels_ + k, width_);
     });
-  }
-
-  // From channels, in whole units, to blocks.
-  void find_blocks(std::int64_t* first, std::int64_t* last) const {
-    const std::int64_t count = static_cast<std::int64_t>(blocks_.size());
-    const std::int64_t a_unit = spread_ > 0 ? 1 : count / p_.groups;
-    *first = *first / unit_channels_ * a_unit;
-    *last = *last == width_ ? count : *last / unit_channels_ * a_unit;
   }
 
   class Worker {
@@ -313,8 +118,8 @@ class StripPass {
     explicit Worker(StripPass& pass)
         : pass_(pass),
           p_(pass.p_),
-          cache_(pass.kernels_, pass.source_, pass.source_channels_, !pass.packs_,
-                 p_.R * pass.rows_.longest, pass.packed_columns_, pass.repeat_,
+          cache_(pass.kernels_, pass.source_, pass.source_channels_, !pass.strips_.packs,
+                 p_.R * pass.rows_.longest, pass.strips_.packed_columns, pass.repeat_,
                  pass.kernels_.lanes) {
       if (!pass.store_in_place_) tile_ = scratch<T>(Slot::kTile, pass.columns_ * pass.width_);
       const std::int64_t most = p_.R * pass.rows_.longest;
@@ -331,14 +136,14 @@ class StripPass {
       strip.weight = weights_.data();
       strip.first = first;
       strip.last = last;
-      strip.blocks = pass_.blocks_.data();
-      strip.depth = pass_.depth_;
-      strip.vectors = pass_.block_vectors_;
-      strip.spread = pass_.spread_;
-      if (pass_.grouped_) pass_.find_blocks(&strip.first, &strip.last);
+      strip.blocks = pass_.groups_.blocks.data();
+      strip.depth = pass_.groups_.depth;
+      strip.vectors = pass_.groups_.vectors;
+      strip.spread = pass_.groups_.spread;
+      if (pass_.grouped_) pass_.groups_.find(pass_.width_, &strip.first, &strip.last);
       strip.bias = pass_.packed_bias_;
       const TensorView& y = pass_.destination_;
-      for (const ColumnClass& c : pass_.classes_) {
+      for (const ColumnClass& c : pass_.strips_.classes) {
         strip.rows = c.taps > 0 ? static_cast<std::int64_t>(weights_.size()) : 0;
         strip.taps = c.taps;
         strip.weight_offset = c.tap * pass_.tap_weights_;
@@ -403,7 +208,7 @@ class StripPass {
         const std::int64_t count = pass_.rows_.count(d, r), *list = pass_.rows_.list(d, r);
         for (std::int64_t i = 0; i < count; ++i) {
           in_place_rows_.push_back(static_cast<const T*>(element(pass_.source_, n, 0, list[i], 0)));
-          packed_rows_.push_back(pass_.packs_ ? cache_.row(list[i]) : nullptr);
+          packed_rows_.push_back(pass_.strips_.packs ? cache_.row(list[i]) : nullptr);
           weights_.push_back(pass_.panels_ + r * p_.S * pass_.tap_weights_);
         }
       }
@@ -465,14 +270,11 @@ class StripPass {
   std::int64_t repeat_, sums_;               // see the constructor
   std::int64_t width_ = 0;                   // of a pixel of results, a vector at least
   std::int64_t tap_weights_ = 0;             // packed weights of one tap
-  std::vector<GroupBlock> blocks_;
-  std::int64_t depth_ = 1, unit_channels_ = 0;
-  int block_vectors_ = 1, spread_ = 0;
+  StripGroups groups_;
   std::int64_t columns_ = 0;  // of a row of results, before it is folded
-  bool in_place_ = false, store_in_place_ = false, streams_ = false, fold_ = false, packs_ = false;
+  bool in_place_ = false, store_in_place_ = false, streams_ = false, fold_ = false;
   AxisMap rows_;
-  std::vector<ColumnClass> classes_;
-  std::vector<std::int64_t> packed_columns_;
+  StripColumns strips_;
   T* panels_ = nullptr;
   T* packed_bias_ = nullptr;
 };
@@ -480,6 +282,7 @@ class StripPass {
 }  // namespace
 
 void run_channel_strips(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads) {
+  if (run_plane_strips(plan, tensors, threads)) return;
   if (plan.problem.dtype == DType::kFloat64) {
     StripPass<double>(plan, tensors).run(threads);
   } else {

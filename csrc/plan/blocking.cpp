@@ -33,7 +33,13 @@ void block_depthwise_wgrad(ConvPlan* plan) {
   const std::int64_t copy = p.taps() * p.channels_per_group() * round_up(p.K, plan->kernel->nr);
   const std::int64_t rows = p.N * p.P;
   constexpr std::int64_t kSplitBytes = 1 << 20, kItems = 16;
+  block_plane_strips(plan);
   if (copy * element > kSplitBytes) return;
+  if (plan->channel_block > 0) {
+    // Parts of the channels are items already; chunks are whole images.
+    plan->splits = clamp(kItems / ceil_div(p.K, plan->channel_block), 1, p.N);
+    return;
+  }
   // A chunk has at least 512 pixels, so that filling its copy is a small part of its work.
   plan->splits = clamp(rows * p.Q / 512, 1, kItems < rows ? kItems : rows);
 }
@@ -234,8 +240,8 @@ void block(ConvPlan* plan) {
       break;
     case Algorithm::kDepthwise:
     case Algorithm::kGrouped:
-      if (weight_grad) block_depthwise_wgrad(plan);
-      break;  // otherwise an item is one row
+      weight_grad ? block_depthwise_wgrad(plan) : block_plane_strips(plan);
+      break;  // without parts of the channels an item is one row
     case Algorithm::kGroupedPlanes: block_grouped_planes(plan); break;
     case Algorithm::kPointwise: block_pointwise(plan); break;
     case Algorithm::kDot:

@@ -9,6 +9,12 @@ namespace convext {
 // that takes.
 void block(ConvPlan* plan);
 
+// Groups of one or few channels in NCHW: whole planes of a part of the channels that stay in the
+// near caches (cpu/packed_planes.h), or no parts where planes are too large for that; and what a
+// thread holds of them.
+void block_plane_strips(ConvPlan* plan);
+std::int64_t plane_strip_bytes(const ConvPlan& plan);
+
 // Sets plan->workspace_bytes and plan->thread_workspace_bytes by the blocking.
 void set_workspace(ConvPlan* plan);
 

@@ -138,7 +138,11 @@ std::string to_string(const ConvPlan& plan) {
   if (plan.tile_rows) out << "\n  channels of the register tile: " << plan.tile_rows;
   if (plan.merged_columns) out << "\n  a kernel row's taps and channels are one run";
   if (plan.channel_block) {
-    out << (plan.pass == Pass::kDgrad ? "\n  output" : "\n  input")
+    const bool planes = plan.kernel->algorithm == Algorithm::kDepthwise ||
+                        plan.kernel->algorithm == Algorithm::kGrouped;
+    out << (planes                      ? "\n  whole planes,"
+            : plan.pass == Pass::kDgrad ? "\n  output"
+                                        : "\n  input")
         << " channels a work item: " << plan.channel_block;
   }
   if (plan.pass == Pass::kWgrad || plan.pass == Pass::kBgrad) {

@@ -466,6 +466,7 @@ void set_workspace(ConvPlan* plan) {
     case Algorithm::kGrouped:
       shared = weight_grad ? depthwise_sums(*plan) : strip_weights(*plan);
       thread = weight_grad ? thread_bytes_depthwise_wgrad(*plan) : thread_bytes_strips(*plan);
+      thread = most(thread, plane_strip_bytes(*plan));
       break;
     case Algorithm::kGroupedPlanes:
       shared = plan->splits * p.K * p.channels_per_group() * p.taps();
