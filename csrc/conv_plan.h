@@ -94,6 +94,10 @@ struct ConvPlan {
   std::int64_t output_block = 0;  // wgrad outer: output channels (rows) of one work item
   bool swapped = false;        // wgrad outer, 1x1: lanes are output channels, rows input channels
   bool read_in_place = false;  // wgrad outer: operands that lie as the kernel wants are not packed
+  // dgrad of a padding mode that copies border pixels, by a kernel that knows zeros only: the kernel
+  // that afterwards does what the copies bring, and the pixels of one work item of that step.
+  const KernelInfo* border = nullptr;
+  std::int64_t border_block = 0;
   // At most. What a limit counts is their sum: a choice must not depend on the number of threads.
   std::int64_t workspace_bytes = 0;         // shared: packed weights, bias or partial sums
   std::int64_t thread_workspace_bytes = 0;  // of each thread: packed rows, tiles of results

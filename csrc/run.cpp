@@ -24,10 +24,9 @@ void reset_kernel_runs() {
   for (std::size_t i = 0; i < kernel_table().size(); ++i) run_counters()[i].store(0);
 }
 
-void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& all_threads) {
-  const Threads threads = plan.one_thread ? Threads{} : all_threads;
-  const ScratchUse use;
-  run_counters()[plan.kernel->index].fetch_add(1, std::memory_order_relaxed);
+namespace {
+
+void run_kernel(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads) {
   const ConvProblem& problem = plan.problem;
   switch (plan.kernel->algorithm) {
     case Algorithm::kReference:
@@ -59,6 +58,19 @@ void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& a
     case Algorithm::kGroupedPlanes: return run_grouped_planes(plan, tensors, threads);
     case Algorithm::kRowsum: return run_rowsum(plan, tensors, threads);
   }
+}
+
+}  // namespace
+
+void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& all_threads) {
+  const Threads threads = plan.one_thread ? Threads{} : all_threads;
+  const ScratchUse use;
+  run_counters()[plan.kernel->index].fetch_add(1, std::memory_order_relaxed);
+  if (plan.border == nullptr) return run_kernel(plan, tensors, threads);
+  ConvPlan zeros = plan;
+  zeros.problem.padding_mode = PaddingMode::kZeros;
+  run_kernel(zeros, tensors, threads);
+  run_border(plan, tensors, threads);
 }
 
 }  // namespace convext

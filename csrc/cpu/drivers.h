@@ -7,6 +7,8 @@
 namespace convext {
 
 void run_indirect(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+// After a kernel that knows zeros only; see ConvPlan::border.
+void run_border(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 void run_channel_strips(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
 // Where tensors are planes that the plan takes whole; false if not, and nothing is done.
 bool run_plane_strips(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);

@@ -99,22 +99,13 @@ bool three_by_three_stride_two_one_group(const ConvProblem& p, std::string* why)
   return three_by_three_stride_two(p, why) && one_group(p, why);
 }
 
-// A copied border pixel's gradient is a sum over several pixels of the padded image.
-bool without_copies(const ConvProblem& p, std::string* why) {
-  const bool padded = p.pad_top > 0 || p.pad_bottom > 0 || p.pad_left > 0 || p.pad_right > 0;
-  if (p.padding_mode == PaddingMode::kZeros || !padded) return true;
-  return refuse(why, [&] {
-    return std::string("needs zeros for padding, the mode is ") + to_string(p.padding_mode);
-  });
-}
-
-bool three_by_three_without_copies(const ConvProblem& p, std::string* why) {
-  return three_by_three(p, why) && without_copies(p, why);
+bool three_by_three_few_copies(const ConvProblem& p, std::string* why) {
+  return three_by_three(p, why) && few_copies(p, why);
 }
 
 // Results an even dilation apart would all be of one phase.
 bool three_by_three_stride_two_odd(const ConvProblem& p, std::string* why) {
-  if (!three_by_three_stride_two(p, why) || !without_copies(p, why)) return false;
+  if (!three_by_three_stride_two(p, why) || !few_copies(p, why)) return false;
   if (p.dilation_h % 2 == 1 && p.dilation_w % 2 == 1) return true;
   return refuse(why, [&] {
     return "needs odd dilations, they are " + std::to_string(p.dilation_h) + " x " +
@@ -158,13 +149,8 @@ bool padding_fits_rows(const ConvProblem& p, std::string* why) {
   });
 }
 
-bool padding_fits_rows_zeros(const ConvProblem& p, std::string* why) {
-  if (!padding_fits_rows(p, why)) return false;
-  if (p.padding_mode == PaddingMode::kZeros) return true;
-  return refuse(why, [&] {
-    return std::string("needs zero padding, it is ") + to_string(p.padding_mode) +
-           ", and a copied border pixel has several sources";
-  });
+bool padding_fits_rows_few_copies(const ConvProblem& p, std::string* why) {
+  return padding_fits_rows(p, why) && few_copies(p, why);
 }
 
 // Groups that fill vectors: 2, 4 or 8 inputs and outputs share or fill one, 16 and more fill some.

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "blocking.h"
+#include "border.h"
 #include "cpu_features.h"
 #include "options.h"
 
@@ -17,6 +18,7 @@ ConvPlan blocked_plan(const ConvProblem& problem, Pass pass, const KernelInfo& k
   plan.problem = problem;
   plan.kernel = &kernel;
   block(&plan);
+  if (!problem.is_empty()) add_border(&plan);
   return plan;
 }
 
@@ -26,7 +28,13 @@ std::int64_t limited_bytes(const ConvPlan& plan) {
 }
 
 Cost cost_of(const ConvPlan& plan) {
-  return plan.problem.is_empty() ? Cost{} : kernel_cost(*plan.kernel)(plan);
+  if (plan.problem.is_empty()) return Cost{};
+  Cost cost = kernel_cost(*plan.kernel)(plan);
+  const Cost border = cost_border(plan);
+  cost.multiply += border.multiply;
+  cost.move += border.move;
+  cost.memory += border.memory;
+  return cost;
 }
 
 [[noreturn]] void raise_no_kernel(const ConvProblem& problem, Pass pass, const Force& force,
@@ -144,6 +152,10 @@ std::string to_string(const ConvPlan& plan) {
             : plan.pass == Pass::kDgrad ? "\n  output"
                                         : "\n  input")
         << " channels a work item: " << plan.channel_block;
+  }
+  if (plan.border != nullptr) {
+    out << "\n  runs as with zeros for padding, then adds what copied pixels receive: "
+        << plan.border->name << ", " << plan.border_block << " border pixels a work item";
   }
   if (plan.pass == Pass::kWgrad || plan.pass == Pass::kBgrad) {
     out << "\n  chunks of output rows, summed in order: " << plan.splits;
