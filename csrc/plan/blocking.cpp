@@ -112,13 +112,14 @@ void block_winograd_wgrad(ConvPlan* plan) {
   const std::int64_t points = shape.points * shape.points, filters = shape.filters * shape.filters;
   const std::int64_t mr = plan->kernel->mr, nr = plan->kernel->nr;
   constexpr std::int64_t kSumBytes = 8 << 20, kTileBytes = 512 << 10;
-  constexpr std::int64_t kFewestTiles = 96;  // fewer would not be worth a pass over the sums
+  // Fewer would not be worth a pass over the sums.
+  const std::int64_t fewest_tiles = 96 * filters / points;
   const std::int64_t lanes = round_up(p.C, nr);
   const std::int64_t most = clamp(kSumBytes / (filters * lanes * element), 48, 512);
   plan->output_block = round_up(ceil_div(p.K, ceil_div(p.K, most)), mr);
   const std::int64_t tiles = winograd_tiles(*plan);
   const std::int64_t tile = points * (lanes + plan->output_block) * element;
-  const std::int64_t longest = clamp(kTileBytes / tile, kFewestTiles, 256);
+  const std::int64_t longest = clamp(kTileBytes / tile, fewest_tiles, 256);
   plan->pixel_block = ceil_div(tiles, ceil_div(tiles, longest));
 }
 
@@ -200,23 +201,25 @@ void block_winograd(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
   const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;
   const WinogradShape shape = winograd_shape(*plan);
-  const std::int64_t points = shape.points * shape.points;
+  const std::int64_t points = shape.points * shape.points, filters = shape.filters * shape.filters;
   const bool forward = plan->pass == Pass::kFprop;
   const std::int64_t lanes = forward ? p.outputs_per_group() : p.channels_per_group();
   const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
-  const std::int64_t weight_bytes = shape.filters * shape.filters * p.groups *
-                                    round_up(lanes, plan->kernel->nr) * depth * element;
-  constexpr std::int64_t kBlockBytes = 768 << 10, kFewestTiles = 48, kMostTiles = 96;
+  const std::int64_t weight_bytes =
+      filters * p.groups * round_up(lanes, plan->kernel->nr) * depth * element;
+  constexpr std::int64_t kBlockBytes = 768 << 10, kMostTiles = 96;
+  // Points that share a filter read its panel one after the other.
+  const std::int64_t fewest_tiles = 48 * filters / points;
   constexpr std::int64_t kLargeWeight = 16 << 20;
   const std::int64_t group_bytes = points * (lanes + depth) * element;
-  plan->channel_block = depth * clamp(kBlockBytes / (kFewestTiles * group_bytes), 1, p.groups);
+  plan->channel_block = depth * clamp(kBlockBytes / (fewest_tiles * group_bytes), 1, p.groups);
   plan->pixel_block = weight_bytes > kLargeWeight
                           ? kMostTiles
                           : clamp(kBlockBytes / (group_bytes * (plan->channel_block / depth)),
-                                  kFewestTiles, kMostTiles);
+                                  fewest_tiles, kMostTiles);
   // Few tiles: rather than the transformed weight they stay near the core.
-  constexpr std::int64_t kFewBytes = 640 << 10;
-  const std::int64_t most = kFewBytes / (points * plan->channel_block * element);
+  const std::int64_t few_bytes = shape.stride == 1 ? 640 << 10 : 1400 << 10;
+  const std::int64_t most = few_bytes / (points * plan->channel_block * element);
   plan->few_tiles = winograd_tiles(*plan) <= clamp(most, 1, kMostTiles);
 }
 

@@ -246,14 +246,14 @@ Cost cost_im2col(const ConvPlan& plan) {
 std::int64_t winograd_tiles(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
   // Each pixel class of a dilation has tiles of its own; the first classes may be longer by one.
-  const auto across = [&](std::int64_t extent, std::int64_t step) {
+  const auto across = [&](std::int64_t extent, std::int64_t step, std::int64_t pad) {
     const std::int64_t longer = extent % step, shorter = step - longer;
-    return longer * winograd_axis_tiles(plan, extent / step + 1) +
-           shorter * winograd_axis_tiles(plan, extent / step);
+    return longer * winograd_axis_tiles(plan, extent / step + 1, step, pad) +
+           shorter * winograd_axis_tiles(plan, extent / step, step, pad);
   };
   const bool input_grad = plan.pass == Pass::kDgrad;
-  return p.N * across(input_grad ? p.H : p.P, p.dilation_h) *
-         across(input_grad ? p.W : p.Q, p.dilation_w);
+  return p.N * across(input_grad ? p.H : p.P, p.dilation_h, p.pad_top) *
+         across(input_grad ? p.W : p.Q, p.dilation_w, p.pad_left);
 }
 
 Cost cost_winograd(const ConvPlan& plan) {
@@ -261,8 +261,7 @@ Cost cost_winograd(const ConvPlan& plan) {
   const bool forward = plan.pass == Pass::kFprop;
   const int vectors = plan.kernel->vectors, lanes = lanes_of(*plan.kernel, vectors);
   const WinogradShape shape = winograd_shape(plan);
-  const auto points = static_cast<double>(shape.points * shape.points);
-  const auto filters = static_cast<double>(shape.filters * shape.filters);
+  const double points = shape.points * shape.points, filters = shape.filters * shape.filters;
   const std::int64_t out = forward ? p.outputs_per_group() : p.channels_per_group();
   const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
   const auto tiles = static_cast<double>(winograd_tiles(plan));
@@ -275,8 +274,8 @@ Cost cost_winograd(const ConvPlan& plan) {
   // transformed weight is written, read back, and read again for each further block of tiles, from
   // beyond the second-level cache.
   const double transform_cycles = shape.filters == 6 ? 7 : 3;
-  constexpr double kSumsCycles = 40, kFilterByteCycles = 0.6;
-  constexpr double kNearFilterByteCycles = 0.15, kPanelByteCycles = 0.1;
+  constexpr double kSumsCycles = 40, kFilterByteCycles = 0.6, kPanelByteCycles = 0.1;
+  const double near_filter_byte_cycles = shape.stride == 1 ? 0.15 : 0.25;  // beside more tiles
   const double blocks = tiles / static_cast<double>(plan.pixel_block);
   const double filter_bytes = filters * static_cast<double>(p.groups * depth) *
                               round_up(out, plan.kernel->nr) * (p.dtype == DType::kFloat64 ? 8 : 4);
@@ -288,7 +287,7 @@ Cost cost_winograd(const ConvPlan& plan) {
                   static_cast<double>(ceil_div(p.groups * depth, plan.channel_block)) +
               layout_cycles(p, forward ? output_elements(p) : input_elements(p));
   cost.memory = stream_tensors(p) +
-                filter_bytes * (plan.few_tiles ? kNearFilterByteCycles : kFilterByteCycles) +
+                filter_bytes * (plan.few_tiles ? near_filter_byte_cycles : kFilterByteCycles) +
                 (blocks > 1 ? (blocks - 1) * filter_bytes * kPanelByteCycles : 0);
   return cost;
 }
@@ -465,8 +464,7 @@ Cost cost_winograd_wgrad(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
   const int vectors = plan.kernel->vectors, lanes = lanes_of(*plan.kernel, vectors);
   const WinogradShape shape = winograd_shape(plan);
-  const auto points = static_cast<double>(shape.points * shape.points);
-  const auto filters = static_cast<double>(shape.filters * shape.filters);
+  const double points = shape.points * shape.points, filters = shape.filters * shape.filters;
   const std::int64_t tiles = winograd_tiles(plan);
   const double blocks = static_cast<double>(ceil_div(tiles, plan.pixel_block));
   const double parts = static_cast<double>(ceil_div(p.K, plan.output_block));

@@ -30,12 +30,14 @@ inline WinogradShape winograd_shape(const ConvPlan& plan) {
   return winograd_shape(plan.kernel->algorithm, plan.pass);
 }
 
-// Tiles of `results` pixels in a row. With stride 2 input grad's may begin with one that does not
-// exist.
-inline std::int64_t winograd_axis_tiles(const ConvPlan& plan, std::int64_t results) {
+// Tiles, at most, of `results` pixels of one class of a dilation. With stride 2 input grad's tiles
+// begin before the image where its first pixel is not one that the middle tap makes.
+inline std::int64_t winograd_axis_tiles(const ConvPlan& plan, std::int64_t results,
+                                        std::int64_t dilation, std::int64_t pad) {
   const WinogradShape shape = winograd_shape(plan);
-  const int missing = plan.pass == Pass::kDgrad && shape.stride == 2 && results > 0 ? 1 : 0;
-  return ceil_div(results + missing, shape.outputs);
+  const bool before = plan.pass == Pass::kDgrad && shape.stride == 2 && results > 0 &&
+                      (dilation > 1 || pad % 2 == 0);
+  return ceil_div(results + (before ? 1 : 0), shape.outputs);
 }
 
 }  // namespace convext

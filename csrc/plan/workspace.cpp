@@ -284,7 +284,8 @@ constexpr std::int64_t kPlanePadding = 16;
 // The runs of a row's tiles, all as long as the longest.
 std::int64_t winograd_run_tiles(const ConvPlan& plan, const Shape& s) {
   const std::int64_t step = s.p.dilation_w;
-  const std::int64_t longest = winograd_axis_tiles(plan, ceil_div(s.width, step));
+  const std::int64_t longest =
+      winograd_axis_tiles(plan, ceil_div(s.width, step), step, s.p.pad_left);
   const std::int64_t cuts = ceil_div(longest, plan.pixel_block);
   return least(step, s.width) * cuts * ceil_div(longest, cuts);
 }
@@ -303,10 +304,9 @@ std::int64_t thread_bytes_winograd(const ConvPlan& plan) {
     const bool lanes_adjacent = p.weight_layout != Layout::kContiguous || s.lanes == 1;
     panels = shape.filters * shape.filters *
              ((lanes_adjacent ? kBlockChunk : 1) * s.depth * s.nr + kPlanePadding);
-    const std::int64_t height = s.forward ? p.P : p.H;
-    const std::int64_t down =
-        least(p.dilation_h, height) * winograd_axis_tiles(plan, ceil_div(height, p.dilation_h));
-    tiles = p.N * down * winograd_run_tiles(plan, s);
+    const std::int64_t height = s.forward ? p.P : p.H, step = p.dilation_h;
+    tiles = p.N * winograd_run_tiles(plan, s) * least(step, height) *
+            winograd_axis_tiles(plan, ceil_div(height, step), step, p.pad_top);
   }
   const std::int64_t parts = p.groups == 1 ? 1 : ceil_div(p.groups * s.depth, plan.channel_block);
   const std::int64_t inputs =
