@@ -56,9 +56,7 @@ PROBLEMS: dict[str, tuple[Problem, list[str]]] = {
         ["polyphase4"],
     ),
     "classes_of_dilation_with_stride": (
-        Problem(
-            N=1, C=24, H=61, W=43, K=20, padding=(3, 2, 1, 4), dilation=(3, 2), stride=(2, 2)
-        ),
+        Problem(N=1, C=24, H=61, W=43, K=20, padding=(3, 2, 1, 4), dilation=(3, 2), stride=(2, 2)),
         ["polyphase2", "polyphase4"],
     ),
 }

@@ -71,6 +71,26 @@ PROBLEMS: dict[str, dict[str, Any]] = {
         "padding_mode": "replicate",
         "stride": (2, 1),
     },
+    "strided tiles": {
+        "input": (1, 24, 41, 90),
+        "weight": (16, 24, 3, 3),
+        "padding": 2,
+        "stride": 2,
+    },
+    "few strided tiles": {
+        "input": (1, 160, 14, 15),
+        "weight": (144, 160, 3, 3),
+        "padding": 1,
+        "stride": 2,
+    },
+    "strided and dilated": {
+        "input": (2, 20, 19, 23),
+        "weight": (24, 10, 3, 3),
+        "groups": 2,
+        "padding": (0, 2, 3, 1),
+        "stride": 2,
+        "dilation": 3,
+    },
     "wide": {"input": (1, 4, 3, 700), "weight": (8, 4, 3, 3), "padding": 1},
     "large weight": {"input": (1, 512, 4, 4), "weight": (512, 512, 3, 3), "padding": 1},
 }
