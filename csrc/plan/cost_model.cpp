@@ -23,12 +23,14 @@ double layout_cycles(const ConvProblem& p, double elements) {
   return elements * (p.input_layout == Layout::kContiguous ? kTransposeCycles : kGatherCycles);
 }
 
-// The same for one row at a time, of whose columns those beyond the last whole vector go one by one.
+// The same for one row at a time: whole vectors of columns, the last of which may overlap, or one by
+// one where there are fewer columns than that.
 double row_by_row_cycles(const ConvProblem& p, double elements, std::int64_t width, int lanes) {
   if (p.input_layout != Layout::kContiguous) return layout_cycles(p, elements);
   constexpr double kScalarCycles = 4;
-  const double scalar = static_cast<double>(width % lanes) / static_cast<double>(width);
-  return elements * (scalar * kScalarCycles + (1 - scalar) * kTransposeCycles);
+  if (width < lanes) return elements * kScalarCycles;
+  return elements * kTransposeCycles * static_cast<double>(round_up(width, lanes)) /
+         static_cast<double>(width);
 }
 
 double input_elements(const ConvProblem& p) { return static_cast<double>(p.N) * p.C * p.H * p.W; }
@@ -373,11 +375,17 @@ Cost cost_depthwise(const ConvPlan& plan) {
   const int lanes = lanes_of(*plan.kernel, plan.kernel->vectors);
   const double vectors = static_cast<double>(ceil_div(p.K, lanes));
   Cost cost;
-  // Every FMA loads its own operand.
-  cost.multiply = pixel_taps(plan) * vectors * (plan.pass == Pass::kWgrad ? 1.1 : 0.85);
+  // Every FMA loads its own operand. Kernel rows in the padding are skipped.
+  const double live = p.padding_mode != PaddingMode::kZeros || p.P == 0
+                          ? 1
+                          : live_share(p.P, p.R, p.stride_h, p.dilation_h, p.pad_top, p.H);
+  cost.multiply = pixel_taps(plan) * live * vectors * (plan.pass == Pass::kWgrad ? 1.1 : 0.85);
+  // Whole planes are one long row each.
+  const bool planes = plan.channel_block > 0;
   cost.move = pixel_taps(plan) / p.S * 2 + weight_elements(p) * kTransposeCycles +
-              row_by_row_cycles(p, input_elements(p), p.W, lanes) +
-              row_by_row_cycles(p, output_elements(p), p.Q, lanes);
+              (planes ? layout_cycles(p, input_elements(p)) + layout_cycles(p, output_elements(p))
+                      : row_by_row_cycles(p, input_elements(p), p.W, lanes) +
+                            row_by_row_cycles(p, output_elements(p), p.Q, lanes));
   cost.memory = stream_tensors(p);
   return cost;
 }
@@ -396,11 +404,15 @@ Cost cost_grouped(const ConvPlan& plan) {
   const double tiles =
       static_cast<double>(ceil_div(forward ? p.Q : ceil_div(p.W, p.stride_w), plan.kernel->mr));
   const double full = plan.pass == Pass::kWgrad ? 1 : tiles * plan.kernel->mr / columns;
-  cost.multiply = pixel_taps(plan) * static_cast<double>(vectors * depth) * 0.5 * full;
+  // Weight grad permutes or broadcasts its gradients for few sums each.
+  cost.multiply = pixel_taps(plan) * static_cast<double>(vectors * depth) *
+                  (plan.pass == Pass::kWgrad ? 0.65 : 0.5) * full;
   const double pixels = static_cast<double>(p.N) * (forward ? p.P * p.Q : p.H * p.W);
-  // Rows of planes are transposed one by one.
-  const double planar = p.input_layout == Layout::kContiguous ? 2 : 1;
-  cost.move = pixels / plan.kernel->mr * static_cast<double>(vectors) * 10 +
+  // Rows of planes are transposed one by one, unless the planes are taken whole.
+  const double planar = p.input_layout == Layout::kContiguous && plan.channel_block == 0 ? 2 : 1;
+  // A stride leaves input grad few taps for each tile.
+  const double a_tile = plan.pass == Pass::kDgrad && p.stride_w > 1 ? 20 : 10;
+  cost.move = pixels / plan.kernel->mr * static_cast<double>(vectors) * a_tile +
               weight_elements(p) * kTransposeCycles +
               planar * (layout_cycles(p, input_elements(p)) + layout_cycles(p, output_elements(p)));
   cost.memory = stream_tensors(p);
@@ -427,7 +439,7 @@ Cost cost_grouped_planes(const ConvPlan& plan) {
   cost.multiply = static_cast<double>(p.N) * p.K * taps * rows * columns / lanes *
                   (outputs >= 4   ? 0.55
                    : outputs >= 2 ? 0.6
-                                  : 0.7) *
+                                  : 0.78) *
                   waits;
   const bool adjacent = p.stride_w == 1;
   const double planar = p.input_layout == Layout::kContiguous ? kCopyCycles : kGatherCycles;
