@@ -22,15 +22,17 @@ void pack_tile(const S* source, std::int64_t row_stride, std::int64_t column_str
     // read on sequentially, however many columns there are.
     for (std::int64_t next_j = 0; next_j < columns; next_j += L) {
       const std::int64_t j = next_j + L <= columns ? next_j : columns - L;
-      for (std::int64_t next_i = 0; next_i < rows; next_i += L) {
-        const std::int64_t i = next_i + L <= rows ? next_i : rows - L;
+      const auto transpose_block = [&](std::int64_t i) {
         Vec<T> block[L];
 #pragma GCC unroll 16
         for (int l = 0; l < L; ++l) block[l] = load_as<T>(source + (j + l) * column_stride + i);
         transpose<T>(block);
 #pragma GCC unroll 16
         for (int l = 0; l < L; ++l) store<T>(destination + (i + l) * ld + j, block[l]);
-      }
+      };
+      std::int64_t i = 0;
+      for (; i + L <= rows; i += L) transpose_block(i);
+      if (i < rows) transpose_block(rows - L);
     }
     for (std::int64_t i = 0; columns < padded && i < rows; ++i) {
       for (std::int64_t c = columns; c < padded; ++c) destination[i * ld + c] = 0;
@@ -133,8 +135,7 @@ void unpack_typed(const T* source, std::int64_t ld, std::int64_t rows, std::int6
   if (row_stride == 1 && rows >= L && columns >= L) {
     for (std::int64_t next_j = 0; next_j < columns; next_j += L) {
       const std::int64_t j = next_j + L <= columns ? next_j : columns - L;
-      for (std::int64_t next_i = 0; next_i < rows; next_i += L) {
-        const std::int64_t i = next_i + L <= rows ? next_i : rows - L;
+      const auto transpose_block = [&](std::int64_t i) {
         Vec<T> block[L];
 #pragma GCC unroll 16
         for (int l = 0; l < L; ++l) block[l] = load(source + (i + l) * ld + j);
@@ -143,7 +144,10 @@ void unpack_typed(const T* source, std::int64_t ld, std::int64_t rows, std::int6
         for (int l = 0; l < L; ++l) {
           store_as<S, T>(destination + (j + l) * column_stride + i, block[l]);
         }
-      }
+      };
+      std::int64_t i = 0;
+      for (; i + L <= rows; i += L) transpose_block(i);
+      if (i < rows) transpose_block(rows - L);
     }
     return;
   }
