@@ -442,10 +442,14 @@ Cost cost_grouped_planes(const ConvPlan& plan) {
                                   : 0.78) *
                   waits;
   const bool adjacent = p.stride_w == 1;
-  const double planar = p.input_layout == Layout::kContiguous ? kCopyCycles : kGatherCycles;
+  // Weight grad gathers both activations a few channels at a time, each pass over whole pixels.
+  const double gather = plan.pass == Pass::kWgrad ? 2 * kGatherCycles : kGatherCycles;
+  const double planar = p.input_layout == Layout::kContiguous ? kCopyCycles : gather;
+  // A stride's phases; those of several planes are needed at once where these are summed over.
+  const double phases =
+      p.groups == 1 && plan.pass != Pass::kWgrad ? kGatherCycles : kGatherCycles / 2;
   cost.move = planes * 300 + weight_elements(p) * kTransposeCycles +
-              input_elements(p) * (adjacent ? planar : kGatherCycles / 2) +
-              output_elements(p) * planar;
+              input_elements(p) * (adjacent ? planar : phases) + output_elements(p) * planar;
   cost.memory = stream_tensors(p);
   return cost;
 }
@@ -460,14 +464,19 @@ Cost cost_outer(const ConvPlan& plan) {
                        ceil_div(p.outputs_per_group(), plan.kernel->mr) *
                        ceil_div(lane_count, lanes) / vectors;
   Cost cost;
-  constexpr double kBroadcasts = 1.1;  // of gradients that lie a row apart
-  cost.multiply = kBroadcasts * tile_cycles(static_cast<double>(p.N) * p.P * p.Q * taps * tiles,
-                                            plan.kernel->mr, vectors);
+  // Broadcasts of gradients that lie a row apart; merged lanes are few for each of them.
+  const bool channels_last = p.input_layout == Layout::kChannelsLast;
+  const double broadcasts = !plan.merged_columns ? 1.1 : channels_last ? 1.0 : 1.25;
+  cost.multiply = broadcasts * tile_cycles(static_cast<double>(p.N) * p.P * p.Q * taps * tiles,
+                                           plan.kernel->mr, vectors);
   const double blocks = static_cast<double>(ceil_div(p.N * p.P * p.Q, 256));
-  cost.move = blocks * taps * tiles * kTileCycles * 2 + input_elements(p) * kCopyCycles +
-              layout_cycles(p, input_elements(p)) +
-              (p.input_layout == Layout::kContiguous ? 0 : output_elements(p) * kTransposeCycles) +
-              static_cast<double>(plan.workspace_bytes) / 4 * kTransposeCycles;
+  const bool in_place = plan.read_in_place && channels_last && is_compute_type(p.dtype);
+  cost.move =
+      blocks * taps * tiles * kTileCycles * 2 + input_elements(p) * kCopyCycles +
+      layout_cycles(p, input_elements(p)) +
+      (p.input_layout == Layout::kContiguous || in_place ? 0
+                                                         : output_elements(p) * kTransposeCycles) +
+      static_cast<double>(plan.workspace_bytes) / 4 * kTransposeCycles;
   cost.memory = stream_tensors(p);
   return cost;
 }
