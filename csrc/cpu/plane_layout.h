@@ -73,6 +73,65 @@ inline PlaneAxis backward_axis(std::int64_t outputs, std::int64_t taps, std::int
   return axis;
 }
 
+// Packed indices that repeat others, as padding does which copies pixels: these are packed once, and
+// copied where they lie.
+struct PackedCopies {
+  struct Copy {
+    std::int64_t at, from;
+  };
+  std::vector<ColumnRun> runs;  // of the others
+  std::vector<Copy> copies;
+
+  explicit PackedCopies(const std::vector<std::int64_t>& sources) {
+    const ColumnRun longest = longest_ascent(sources);
+    std::vector<std::int64_t> single = sources;
+    for (std::size_t i = 0; i < sources.size(); ++i) {
+      const std::int64_t at = static_cast<std::int64_t>(i);
+      if (sources[i] < 0 || (at >= longest.at && at < longest.at + longest.count)) continue;
+      const std::int64_t distance = sources[i] - longest.source;
+      if (distance % longest.step != 0) continue;
+      const std::int64_t index = distance / longest.step;
+      if (index < 0 || index >= longest.count) continue;
+      copies.push_back({at, longest.at + index});
+      single[i] = kCopied;
+    }
+    for (std::size_t i = 0; i < single.size();) {
+      std::size_t end = i;
+      while (end < single.size() && (single[end] == kCopied) == (single[i] == kCopied)) ++end;
+      if (single[i] != kCopied) {
+        for (ColumnRun run : column_runs({single.begin() + i, single.begin() + end})) {
+          run.at += static_cast<std::int64_t>(i);
+          runs.push_back(run);
+        }
+      }
+      i = end;
+    }
+  }
+
+ private:
+  static constexpr std::int64_t kCopied = -2;
+
+  // The image itself: sources that follow each other upwards, in equal steps.
+  static ColumnRun longest_ascent(const std::vector<std::int64_t>& sources) {
+    const std::int64_t count = static_cast<std::int64_t>(sources.size());
+    ColumnRun longest{0, -1, 1, 0};
+    for (std::int64_t i = 0; i < count;) {
+      if (sources[i] < 0) {
+        ++i;
+        continue;
+      }
+      ColumnRun run{i, sources[i], 1, 1};
+      if (i + 1 < count && sources[i + 1] > sources[i]) run.step = sources[i + 1] - sources[i];
+      while (i + run.count < count && sources[i + run.count] == run.source + run.count * run.step) {
+        ++run.count;
+      }
+      if (run.count > longest.count) longest = run;
+      i += run.count > 1 ? run.count - 1 : 1;
+    }
+    return longest;
+  }
+};
+
 // Both axes, and strips of positions' rows that fit a budget.
 class PlaneLayout {
  public:
@@ -88,11 +147,11 @@ class PlaneLayout {
     strips_ = ceil_div(rows_.positions, rows_a_strip);
     strip_rows_ = ceil_div(rows_.positions, strips_);
     plane_ = (strip_rows_ + rows_.reach) * ld_;
-    for (const auto& source : columns_.source) column_runs_.push_back(column_runs(source));
+    for (const auto& source : columns_.source) columns_packed_.emplace_back(source);
     for (std::int64_t strip = 0; strip < strips_; ++strip) {
       for (const auto& source : rows_.source) {
-        row_runs_.push_back(column_runs(
-            {source.begin() + begin(strip), source.begin() + end(strip) + rows_.reach}));
+        rows_packed_.emplace_back(std::vector<std::int64_t>(
+            source.begin() + begin(strip), source.begin() + end(strip) + rows_.reach));
       }
     }
   }
@@ -124,9 +183,10 @@ class PlaneLayout {
             std::int64_t c, std::int64_t strip, bool zeros, T* destination) const {
     const std::size_t row_planes = rows_.source.size();
     for (std::size_t i = 0; i < row_planes; ++i) {
-      for (const auto& column_runs : column_runs_) {
-        for (const ColumnRun& rows : row_runs_[strip * row_planes + i]) {
-          for (const ColumnRun& columns : column_runs) {
+      const PackedCopies& strip_rows = rows_packed_[strip * row_planes + i];
+      for (const PackedCopies& plane_columns : columns_packed_) {
+        for (const ColumnRun& rows : strip_rows.runs) {
+          for (const ColumnRun& columns : plane_columns.runs) {
             T* d = destination + rows.at * ld_ + columns.at;
             if (rows.source >= 0 && columns.source >= 0) {
               kernels.pack({element(view, n, c, rows.source, columns.source), view.dtype,
@@ -138,6 +198,16 @@ class PlaneLayout {
               }
             }
           }
+          if (rows.source < 0) continue;
+          T* row = destination + rows.at * ld_;
+          for (std::int64_t h = 0; h < rows.count; ++h, row += ld_) {
+            for (const auto& copy : plane_columns.copies) row[copy.at] = row[copy.from];
+          }
+        }
+        for (const auto& copy : strip_rows.copies) {
+          const T* const from = destination + copy.from * ld_;
+          T* const to = destination + copy.at * ld_;
+          for (std::int64_t w = 0; w < ld_; ++w) to[w] = from[w];
         }
         destination += plane_;
       }
@@ -147,8 +217,8 @@ class PlaneLayout {
  private:
   PlaneAxis rows_, columns_;
   std::int64_t ld_, phases_, strips_, strip_rows_, plane_;
-  std::vector<std::vector<ColumnRun>> column_runs_;  // [phase]
-  std::vector<std::vector<ColumnRun>> row_runs_;     // [strip][phase]
+  std::vector<PackedCopies> columns_packed_;  // [phase]
+  std::vector<PackedCopies> rows_packed_;     // [strip][phase]
 };
 
 }  // namespace convext

@@ -186,6 +186,9 @@ class GroupedPlanesPass {
   void run_channels(std::int64_t n, std::int64_t g, std::int64_t k, int channels,
                     std::int64_t strip, const T* x, T* y, std::int64_t y_stride, T* folded) const {
     TensorView out = destination_;
+    const std::int64_t ld = layout_.ld();
+    // The padded plane is where its results are if these are not of several classes.
+    const bool fold_results = fold_ && classes_.size() == 1;
     std::int64_t pad_top = forward_ ? 0 : p_.pad_top, pad_left = forward_ ? 0 : p_.pad_left;
     if (fold_) {
       out.data = folded;
@@ -198,7 +201,6 @@ class GroupedPlanesPass {
       out.stride[3] = 1;
     }
     const std::int64_t down = forward_ ? 1 : p_.stride_h, across = forward_ ? 1 : p_.stride_w;
-    const std::int64_t ld = layout_.ld();
     PlaneTile<T> tile;
     tile.x = x;
     tile.bias = packed_bias_ + g * outputs_ + k;
@@ -215,6 +217,10 @@ class GroupedPlanesPass {
       tile.taps = static_cast<std::int64_t>(c.distance.size());
       tile.weight = panels_ + g * panel_elements_ + c.panel + k * tile.taps;
       kernels_.planes(tile, channels);
+      if (fold_results) {
+        for (int j = 0; j < channels; ++j) fold(y + j * y_stride, ld, n, g * outputs_ + k + j);
+        return;
+      }
       for (int j = 0; j < channels; ++j) {
         void* to = fold_ ? element(out, 0, j, rows.first, columns.first)
                          : element(out, n, g * outputs_ + k + j, rows.first, columns.first);
@@ -224,7 +230,7 @@ class GroupedPlanesPass {
       }
     }
     for (int j = 0; fold_ && j < channels; ++j) {
-      fold(folded + j * out.stride[1], n, g * outputs_ + k + j);
+      fold(folded + j * out.stride[1], layout_width(), n, g * outputs_ + k + j);
     }
   }
 
@@ -232,22 +238,22 @@ class GroupedPlanesPass {
   std::int64_t layout_width() const { return p_.W + p_.pad_left + p_.pad_right; }
 
   // A padding mode that copies pixels: the gradients of the copies to their originals.
-  void fold(T* plane, std::int64_t n, std::int64_t c) const {
+  void fold(T* plane, std::int64_t ld, std::int64_t n, std::int64_t c) const {
     const std::int64_t width = layout_width();
-    T* first = plane + p_.pad_top * width + p_.pad_left;
+    T* first = plane + p_.pad_top * ld + p_.pad_left;
     for (std::int64_t h = -p_.pad_top; h < p_.H + p_.pad_bottom; ++h) {
       if (h >= 0 && h < p_.H) continue;
-      T* to = first + resolve_padding(h, p_.H, p_.padding_mode) * width - p_.pad_left;
-      const T* from = first + h * width - p_.pad_left;
+      T* to = first + resolve_padding(h, p_.H, p_.padding_mode) * ld - p_.pad_left;
+      const T* from = first + h * ld - p_.pad_left;
       for (std::int64_t w = 0; w < width; ++w) to[w] += from[w];
     }
     for (std::int64_t w = -p_.pad_left; w < p_.W + p_.pad_right; ++w) {
       if (w >= 0 && w < p_.W) continue;
       T* to = first + resolve_padding(w, p_.W, p_.padding_mode);
-      for (std::int64_t h = 0; h < p_.H; ++h) to[h * width] += first[h * width + w];
+      for (std::int64_t h = 0; h < p_.H; ++h) to[h * ld] += first[h * ld + w];
     }
     const TensorView& out = destination_;
-    kernels_.unpack(first, width, p_.H, p_.W,
+    kernels_.unpack(first, ld, p_.H, p_.W,
                     {element(out, n, c, 0, 0), out.dtype, out.stride[2], out.stride[3]});
   }
 

@@ -33,7 +33,12 @@ class TapPanels : private TapPanelShape {
         weight_(weight),
         order_(order),
         lane_stride_(weight.stride[forward ? 0 : 1]),
-        depth_stride_(weight.stride[forward ? 1 : 0]) {}
+        depth_stride_(weight.stride[forward ? 1 : 0]),
+        in_order_(static_cast<std::int64_t>(order.size()) == weight.size[3]) {
+    for (std::size_t i = 0; i < order.size(); ++i) {
+      in_order_ = in_order_ && order[i] == static_cast<std::int64_t>(i);
+    }
+  }
 
   std::int64_t blocks() const { return ceil_div(lanes, tile); }
   std::int64_t taps() const { return R * static_cast<std::int64_t>(order_.size()); }
@@ -93,6 +98,14 @@ class TapPanels : private TapPanelShape {
   void pack_by_depth(std::int64_t g, std::int64_t block, std::int64_t count, std::int64_t d0,
                      std::int64_t d1) {
     const std::int64_t S = weight_.size[3];
+    if (in_order_) {
+      for (std::int64_t d = d0; d < d1; ++d) {
+        kernels_.pack({source(g, block, d, 0, 0), weight_.dtype, 1, lane_stride_}, R * S, count,
+                      tile, data_ + (g * blocks() + block) * panel_elements() + d * tile,
+                      depth * tile, panel_elements());
+      }
+      return;
+    }
     T* taps_of_depth = scratch<T>(Slot::kTile, R * S * tile);
     for (std::int64_t d = d0; d < d1; ++d) {
       kernels_.pack({source(g, block, d, 0, 0), weight_.dtype, 1, lane_stride_}, R * S, count, tile,
@@ -112,6 +125,7 @@ class TapPanels : private TapPanelShape {
   TensorView weight_;
   const std::vector<std::int64_t>& order_;
   std::int64_t lane_stride_, depth_stride_;
+  bool in_order_;
   T* data_ = nullptr;
 };
 

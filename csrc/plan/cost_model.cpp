@@ -441,6 +441,11 @@ Cost cost_grouped_planes(const ConvPlan& plan) {
                    : outputs >= 2 ? 0.6
                                   : 0.78) *
                   waits;
+  // Copied padding is folded by whole planes, which may not stay near the core.
+  constexpr std::int64_t kNearBytes = 1 << 20;
+  if (!forward && p.padding_mode != PaddingMode::kZeros) {
+    cost.multiply *= plan.thread_workspace_bytes > kNearBytes ? 2 : 1.1;
+  }
   const bool adjacent = p.stride_w == 1;
   // Weight grad gathers both activations a few channels at a time, each pass over whole pixels.
   const double gather = plan.pass == Pass::kWgrad ? 2 * kGatherCycles : kGatherCycles;
