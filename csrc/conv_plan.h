@@ -31,8 +31,11 @@ enum class Algorithm : std::uint8_t {
   kPointwise,
   kDot,
   kAxpy,
+  kIndirectPairs,
 };
-enum class Isa : std::uint8_t { kGeneric, kAvx2, kAvx512 };
+// kAvx512Bf16: AVX-512's kernels, and some more for bfloat16.
+enum class Isa : std::uint8_t { kGeneric, kAvx2, kAvx512, kAvx512Bf16 };
+inline constexpr int kIsaCount = 4;
 
 const char* to_string(Pass pass);
 const char* to_string(Algorithm algorithm);

@@ -37,7 +37,8 @@ void run_kernel(const ConvPlan& plan, const ConvTensors& tensors, const Threads&
         case Pass::kBgrad: return reference_bgrad(problem, tensors, threads);
       }
       return;
-    case Algorithm::kIndirect: return run_indirect(plan, tensors, threads);
+    case Algorithm::kIndirect:
+    case Algorithm::kIndirectPairs: return run_indirect(plan, tensors, threads);
     case Algorithm::kIm2col: return run_im2col(plan, tensors, threads);
     case Algorithm::kDirect: return run_direct(plan, tensors, threads);
     case Algorithm::kDirectPlanes: return run_direct_planes(plan, tensors, threads);

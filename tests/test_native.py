@@ -87,6 +87,8 @@ def test_core(tmp_path: Path) -> None:
     assert " 0 failed" in output
     if "avx512" in convext._C.build_info()["isas"]:
         assert "avx512 on the baseline: " in output
+    if "avx512_bf16" in convext._C.build_info()["isas"]:
+        assert "avx512_bf16 on the baseline: " in output
 
     # The variable picks one instruction set, and an unknown one is an error.
     output = run([program, "20"], **{**environment, "CONVEXT_CPU_ISA": "generic"})

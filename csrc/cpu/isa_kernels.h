@@ -15,10 +15,11 @@ inline constexpr int kMostStripVectors = 12;
 // Terms that are summed in one chain, or nearly twice as many. See chains.h.
 inline constexpr std::int64_t kChainTerms = 256;
 
-// fprop_indirect, dgrad_indirect, fprop_im2col: one register tile. See gemm_indirect.h.
-template <class T>
+// fprop_indirect, dgrad_indirect, fprop_im2col: one register tile. See gemm_indirect.h; gemm_pairs.h
+// where X, what rows and weights are stored in, is bfloat16.
+template <class T, class X = T>
 struct GemmTile {
-  const T* const* x;        // [entries][mr]: where each tap finds each row's values
+  const X* const* x;        // [entries][mr]: where each tap finds each row's values
   const std::int32_t* tap;  // [entries]: which tap's weights an entry uses
   std::int64_t entries;
   std::int64_t x_offset;  // added to every pointer in x: the group's first channel
@@ -26,7 +27,7 @@ struct GemmTile {
   // Entries whose tap / chain_taps is the same are summed in one chain, if depth is not longer than
   // that already.
   std::int32_t chain_taps;
-  const T* panel;  // [taps][depth][nr] packed weights
+  const X* panel;  // [taps][depth][nr] packed weights; of pairs [taps][depth / 2][nr][2]
   const T* bias;   // [nr], or [mr] if bias_by_row; zeros where there is none
   bool bias_by_row;
   T* const* y;            // [mr]: where each row's results go
@@ -310,6 +311,30 @@ struct ComputeKernels {
   WinogradKernels<T> polyphase2_grad, polyphase4_grad;  // of input grad
 };
 
+// Products of pairs of bfloat16, summed in float32. See gemm_pairs.h and pack_pairs.h.
+struct PairKernels {
+  void (*gemm)(const GemmTile<float, BFloat16>& tile, int mr, int vectors);
+  // As ComputeKernels::pack, of bfloat16 and to it.
+  void (*pack)(const StridedBlock& source, std::int64_t rows, std::int64_t columns,
+               std::int64_t tile, BFloat16* destination, std::int64_t ld, std::int64_t tile_stride);
+  // destination[row / 2][column][row % 2] = source, in rows of `width` columns, a multiple of the
+  // vector length; with zeros for columns beyond `columns` and for what the last row lacks to a pair.
+  void (*pack_pairs)(const StridedBlock& source, std::int64_t rows, std::int64_t columns,
+                     std::int64_t width, BFloat16* destination);
+};
+
+// What packs rows of T.
+template <class T>
+struct RowKernelsOf {
+  using Type = ComputeKernels<T>;
+};
+template <>
+struct RowKernelsOf<BFloat16> {
+  using Type = PairKernels;
+};
+template <class T>
+using RowKernels = typename RowKernelsOf<T>::Type;
+
 // Vectors that fma_peak keeps in flight.
 inline constexpr int kPeakSums = 12;
 
@@ -324,5 +349,6 @@ struct IsaKernels {
 extern const IsaKernels kKernelsGeneric;
 extern const IsaKernels kKernelsAvx2;
 extern const IsaKernels kKernelsAvx512;
+extern const PairKernels kPairKernelsAvx512Bf16;
 
 }  // namespace convext

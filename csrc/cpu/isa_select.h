@@ -12,6 +12,10 @@ const IsaKernels& isa_kernels(Isa isa);
 // takes them back. Not while anything else runs.
 void replace_isa_kernels(Isa isa, const IsaKernels* kernels);
 
+// Of Isa::kAvx512Bf16, and others for tests in their place.
+const PairKernels& pair_kernels();
+void replace_pair_kernels(const PairKernels* kernels);
+
 template <class T>
 const ComputeKernels<T>& compute_kernels(Isa isa) {
   if constexpr (sizeof(T) == 8) {

@@ -27,7 +27,7 @@ class PointerTable {
         merged_step_(merged_step),
         pixel_stride_(pixel_stride) {
     T* buffer = scratch<T>(Slot::kZeros, zeros);
-    for (std::int64_t i = 0; i < zeros; ++i) buffer[i] = 0;
+    for (std::int64_t i = 0; i < zeros; ++i) buffer[i] = T{};
     zeros_ = buffer;
     if (columns.longest > 1 || merged_step > 0) return;
     column_offset_.resize(columns.destinations * S_);

@@ -1,6 +1,7 @@
-// Rows of a tensor as kernels want them: channels contiguous, in compute type.
+// Rows of a tensor as kernels want them: channels contiguous, in compute type, or in bfloat16 for the
+// kernels that multiply pairs of it.
 //
-// A channels_last tensor of compute type is used where it lies. Any other (NCHW, sliced, 16-bit) is
+// A channels_last tensor of that type is used where it lies. Any other (NCHW, sliced, 16-bit) is
 // packed row by row, when a work item first needs a row, into a ring of half a megabyte, or of
 // what one work item needs: at most one image for each thread, never a copy of the tensor. A row may also be packed with its horizontal padding in place.
 #pragma once
@@ -48,14 +49,14 @@ inline std::vector<ColumnRun> column_runs(const std::vector<std::int64_t>& sourc
 // Packs one row: destination[channel / tile * tile_stride + column * tile + channel % tile], with
 // zeros in the last tile beyond `channels`.
 template <class T>
-void pack_row(const ComputeKernels<T>& kernels, const TensorView& view, std::int64_t n,
-              std::int64_t h, std::int64_t first_channel, std::int64_t channels, std::int64_t tile,
+void pack_row(const RowKernels<T>& kernels, const TensorView& view, std::int64_t n, std::int64_t h,
+              std::int64_t first_channel, std::int64_t channels, std::int64_t tile,
               const std::vector<ColumnRun>& runs, T* destination, std::int64_t tile_stride) {
   for (const ColumnRun& run : runs) {
     T* d = destination + run.at * tile;
     if (run.source < 0) {
       for (std::int64_t c = 0; c < channels; c += tile, d += tile_stride) {
-        for (std::int64_t i = 0; i < run.count * tile; ++i) d[i] = 0;
+        for (std::int64_t i = 0; i < run.count * tile; ++i) d[i] = T{};
       }
       continue;
     }
@@ -77,7 +78,7 @@ class RowCache {
   // `most_rows`: the most rows that one work item holds at once. `columns`: source column of each
   // packed column. `repeat`: how often each channel stands in a packed pixel. `fewest`: channels
   // that a packed pixel has at least, zeros where the tensor has fewer.
-  RowCache(const ComputeKernels<T>& kernels, const TensorView& view, std::int64_t channels,
+  RowCache(const RowKernels<T>& kernels, const TensorView& view, std::int64_t channels,
            bool in_place, std::int64_t most_rows, const std::vector<std::int64_t>& columns,
            std::int64_t repeat = 1, std::int64_t fewest = 1)
       : kernels_(kernels), view_(view), channels_(channels), repeat_(repeat), in_place_(in_place) {
@@ -149,7 +150,7 @@ class RowCache {
     for (std::int64_t i = columns_ - 1; i >= 0; --i) {
       const T* from = row + i * channels_;
       T* to = row + i * pixel_stride_;
-      for (std::int64_t c = channels_ * repeat_; c < pixel_stride_; ++c) to[c] = 0;
+      for (std::int64_t c = channels_ * repeat_; c < pixel_stride_; ++c) to[c] = T{};
       for (std::int64_t c = channels_ - 1; c >= 0; --c) {
         const T value = from[c];
         for (std::int64_t j = repeat_ - 1; j >= 0; --j) to[c * repeat_ + j] = value;
@@ -160,7 +161,7 @@ class RowCache {
   static constexpr std::int64_t kBudgetBytes = 512 * 1024;
   static constexpr std::int64_t kShortRow = 32;
 
-  const ComputeKernels<T>& kernels_;
+  const RowKernels<T>& kernels_;
   TensorView view_;
   std::int64_t channels_, repeat_, columns_ = 0;
   bool in_place_, whole_plane_ = false;

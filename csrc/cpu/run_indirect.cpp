@@ -1,6 +1,7 @@
 // Drives fprop and dgrad, dense and grouped: both are the same loop over destination
 // pixels, which differ only in the maps from a pixel and a tap to source pixels.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "../int_math.h"
@@ -22,7 +23,8 @@ struct PixelClass {
   std::int64_t first_block;
 };
 
-template <class T>
+// T is what is computed in, X what rows and packed weights are stored in: T, or bfloat16 in pairs.
+template <class T, class X = T>
 class IndirectPass {
  public:
   IndirectPass(const ConvPlan& plan, const ConvTensors& t)
@@ -88,7 +90,16 @@ class IndirectPass {
   }
 
  private:
-  static constexpr std::int64_t kDepthChunk = 32;  // of one item of weight packing
+  static constexpr bool kPairs = !std::is_same_v<X, T>;
+  static constexpr std::int64_t kDepthChunk = 32;  // of one item of weight packing; whole pairs
+
+  const RowKernels<X>& row_kernels() const {
+    if constexpr (kPairs) {
+      return pair_kernels();
+    } else {
+      return kernels_;
+    }
+  }
 
   void make_classes() {
     const std::int64_t H = destination_.size[2], W = destination_.size[3];
@@ -123,14 +134,14 @@ class IndirectPass {
     }
   }
 
-  // Panels [group][lane block][tap][depth][nr].
+  // Panels [group][lane block][tap][depth][nr], or [depth / 2][nr][2] where depths are pairs.
   void pack_weights(const Threads& threads) {
     const std::int64_t row_stride = weight_.stride[2], column_stride = weight_.stride[3];
-    panels_ = scratch<T>(Slot::kPanels, groups_ * lane_blocks_ * panel_elements());
+    panels_ = scratch<X>(Slot::kPanels, groups_ * lane_blocks_ * panel_elements());
     const bool taps_adjacent = taps_ > 1 && column_stride == 1 && (R_ == 1 || row_stride == S_);
     // Each item reads source rows along their contiguous direction: lanes of all blocks where lanes
     // are adjacent, depth within one block otherwise.
-    const bool lanes_adjacent = lane_stride_ == 1;
+    const bool lanes_adjacent = lane_stride_ == 1 && !kPairs;
     const std::int64_t blocks = lanes_adjacent ? 1 : lane_blocks_;
     const std::int64_t chunks = ceil_div(depth_, kDepthChunk);
     threads.run(groups_ * blocks * chunks, [&](std::int64_t begin, std::int64_t end) {
@@ -148,20 +159,42 @@ class IndirectPass {
                    std::int64_t d1, bool taps_adjacent) {
     // A group starts at its first output channel, the weight's dimension 0.
     const std::int64_t k0 = g * (forward_ ? lanes_ : depth_), lane = lb * nr_;
-    T* panel = panels_ + (g * lane_blocks_ + lb) * panel_elements();
+    X* panel = panels_ + (g * lane_blocks_ + lb) * panel_elements();
     const auto source = [&](std::int64_t tap, std::int64_t d) {
       return element(weight_, k0 + (forward_ ? lane : d), forward_ ? d : lane, tap / S_, tap % S_);
     };
-    if (taps_adjacent) {
+    if constexpr (kPairs) {
+      if (merged_) return pack_merged_pairs(source, lanes, panel);
+      for (std::int64_t tap = 0; tap < taps_; ++tap) {
+        row_kernels().pack_pairs({source(tap, d0), weight_.dtype, depth_stride_, lane_stride_},
+                                 d1 - d0, lanes, nr_,
+                                 panel + tap * run_elements(depth_) + d0 * nr_);
+      }
+    } else if (taps_adjacent) {
       for (std::int64_t d = d0; d < d1; ++d) {
         kernels_.pack({source(0, d), weight_.dtype, 1, lane_stride_}, taps_, lanes, nr_,
                       panel + d * nr_, depth_ * nr_, panel_elements());
       }
-      return;
+    } else {
+      for (std::int64_t tap = 0; tap < taps_; ++tap) {
+        kernels_.pack({source(tap, d0), weight_.dtype, depth_stride_, lane_stride_}, d1 - d0, lanes,
+                      nr_, panel + (tap * depth_ + d0) * nr_, nr_, panel_elements());
+      }
     }
-    for (std::int64_t tap = 0; tap < taps_; ++tap) {
-      kernels_.pack({source(tap, d0), weight_.dtype, depth_stride_, lane_stride_}, d1 - d0, lanes,
-                    nr_, panel + (tap * depth_ + d0) * nr_, nr_, panel_elements());
+  }
+
+  // The taps of a kernel row are one run, of which pairs may be of two taps.
+  template <class Source>
+  void pack_merged_pairs(const Source& source, std::int64_t lanes, X* panel) {
+    const std::int64_t run = S_ * depth_;
+    X* rows = scratch<X>(Slot::kPacked, run * nr_);
+    for (std::int64_t r = 0; r < R_; ++r) {
+      for (std::int64_t s = 0; s < S_; ++s) {
+        row_kernels().pack({source(r * S_ + s, 0), weight_.dtype, depth_stride_, lane_stride_},
+                           depth_, lanes, nr_, rows + s * depth_ * nr_, nr_, 0);
+      }
+      row_kernels().pack_pairs({rows, weight_.dtype, nr_, 1}, run, lanes, nr_,
+                               panel + r * run_elements(run));
     }
   }
 
@@ -185,7 +218,12 @@ class IndirectPass {
     return static_cast<std::int32_t>(whole * (wholes > 1 ? wholes : 1));
   }
 
-  std::int64_t panel_elements() const { return taps_ * depth_ * nr_; }
+  std::int64_t run_elements(std::int64_t depth) const {
+    return (kPairs ? round_up(depth, 2) : depth) * nr_;
+  }
+  std::int64_t panel_elements() const {
+    return merged_ ? R_ * run_elements(S_ * depth_) : taps_ * run_elements(depth_);
+  }
   std::int64_t lanes_in_block(std::int64_t lb) const {
     const std::int64_t left = lanes_ - lb * nr_;
     return left < nr_ ? left : nr_;
@@ -197,8 +235,8 @@ class IndirectPass {
     explicit Worker(IndirectPass& pass)
         : pass_(pass),
           source_channels_(pass.groups_ * pass.depth_),
-          in_place_(!pass.merged_ && channels_in_place<T>(pass.source_, source_channels_)),
-          cache_(pass.kernels_, pass.source_, source_channels_, in_place_,
+          in_place_(!pass.merged_ && channels_in_place<X>(pass.source_, source_channels_)),
+          cache_(pass.row_kernels(), pass.source_, source_channels_, in_place_,
                  pass.most_block_rows_ * pass.R_ * pass.rows_.longest, pass.packed_columns_),
           table_(pass.rows_, pass.columns_, pass.mr_, pass.merged_ ? pass.merged_step_ : 0,
                  cache_.pixel_stride(), pass.merged_ ? pass.S_ * pass.depth_ : source_channels_) {
@@ -254,7 +292,7 @@ class IndirectPass {
       const int vectors = static_cast<int>(ceil_div(lanes, lane_count));
       const std::int64_t channel = g * pass_.lanes_ + lb * pass_.nr_;
       const bool in_place = store_in_place_ && lanes == vectors * lane_count;
-      GemmTile<T> tile;
+      GemmTile<T, X> tile;
       tile.x_offset = g * pass_.depth_;
       tile.depth = pass_.merged_ ? pass_.S_ * pass_.depth_ : pass_.depth_;
       tile.chain_taps = pass_.chain_taps(tile.depth);
@@ -263,13 +301,17 @@ class IndirectPass {
       tile.bias_by_row = false;
       tile.y_offset = in_place ? channel : 0;
       T* const* y = in_place ? y_.data() : tile_y_.data();
-      table_.for_each_tile([&](std::int64_t first, int m, const T* const* x,
+      table_.for_each_tile([&](std::int64_t first, int m, const X* const* x,
                                const std::int32_t* tap, std::int64_t entries) {
         tile.x = x;
         tile.tap = tap;
         tile.entries = entries;
         tile.y = y + first;
-        pass_.kernels_.gemm(tile, m, vectors);
+        if constexpr (kPairs) {
+          pass_.row_kernels().gemm(tile, m, vectors);
+        } else {
+          pass_.kernels_.gemm(tile, m, vectors);
+        }
       });
       if (!in_place) unpack(n, c, channel, lanes);
     }
@@ -295,8 +337,8 @@ class IndirectPass {
     IndirectPass& pass_;
     std::int64_t source_channels_;
     bool in_place_;
-    RowCache<T> cache_;
-    PointerTable<T> table_;
+    RowCache<X> cache_;
+    PointerTable<X> table_;
     std::int64_t destination_channels_ = 0, tile_width_ = 0, pixels_ = 0;
     bool store_in_place_ = false;
     T* tile_ = nullptr;
@@ -315,7 +357,7 @@ class IndirectPass {
   AxisMap rows_, columns_;
   std::vector<PixelClass> classes_;
   std::vector<std::int64_t> packed_columns_;
-  T* panels_ = nullptr;
+  X* panels_ = nullptr;
   T* packed_bias_ = nullptr;
 };
 
@@ -324,6 +366,8 @@ class IndirectPass {
 void run_indirect(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads) {
   if (plan.problem.dtype == DType::kFloat64) {
     IndirectPass<double>(plan, tensors).run(threads);
+  } else if (plan.kernel->algorithm == Algorithm::kIndirectPairs) {
+    IndirectPass<float, BFloat16>(plan, tensors).run(threads);
   } else {
     IndirectPass<float>(plan, tensors).run(threads);
   }

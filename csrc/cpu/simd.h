@@ -194,5 +194,26 @@ CONVEXT_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
   transpose_step<1, T>(rows);
 }
 
+// ---- pairs of bfloat16 ---------------------------------------------------------------------------
+
+// A pair in each, the first in the lower half.
+typedef std::uint32_t vpairs __attribute__((vector_size(CONVEXT_VECTOR_BYTES)));
+
+// sum + a's pairs times b's: the product of the upper halves is added first, then that of the lower,
+// each sum rounded to nearest even. The products themselves are exact. The instruction, unlike the
+// portable code, takes subnormal numbers for zeros and gives none.
+CONVEXT_INLINE vfloat dot_pairs(vfloat sum, vpairs a, vpairs b) {
+#if defined(__AVX512BF16__)
+  if constexpr (CONVEXT_VECTOR_BYTES == 64) {
+    return reinterpret_cast<vfloat>(_mm512_dpbf16_ps(reinterpret_cast<__m512>(sum),
+                                                     reinterpret_cast<__m512bh>(a),
+                                                     reinterpret_cast<__m512bh>(b)));
+  }
+#endif
+  constexpr std::uint32_t kUpper = 0xffff0000u;
+  sum += reinterpret_cast<vfloat>(a & kUpper) * reinterpret_cast<vfloat>(b & kUpper);
+  return sum + reinterpret_cast<vfloat>(a << 16) * reinterpret_cast<vfloat>(b << 16);
+}
+
 }  // namespace
 }  // namespace convext::CONVEXT_ISA

@@ -2,13 +2,16 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "../dtype.h"
 
 namespace convext {
 
+// Of T, which is a compute type or, where kernels read it, bfloat16.
 template <class T>
 constexpr DType compute_dtype() {
+  if constexpr (std::is_same_v<T, BFloat16>) return DType::kBFloat16;
   return sizeof(T) == 8 ? DType::kFloat64 : DType::kFloat32;
 }
 

@@ -17,7 +17,8 @@ std::int64_t clamp(std::int64_t v, std::int64_t low, std::int64_t high) {
 bool merges_columns(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
   const Algorithm algorithm = plan.kernel->algorithm;
-  const bool can = (plan.pass == Pass::kFprop && algorithm == Algorithm::kIndirect) ||
+  const bool indirect = algorithm == Algorithm::kIndirect || algorithm == Algorithm::kIndirectPairs;
+  const bool can = (plan.pass == Pass::kFprop && indirect) ||
                    (plan.pass == Pass::kWgrad && algorithm == Algorithm::kOuter);
   constexpr std::int64_t kFewChannels = 8;
   // With a stride wider than the kernel a packed row would hold columns that nothing reads.
@@ -231,7 +232,8 @@ void block(ConvPlan* plan) {
   const bool weight_grad = plan->pass == Pass::kWgrad;
   switch (plan->kernel->algorithm) {
     case Algorithm::kReference: return;
-    case Algorithm::kIndirect: block_pixels(plan); break;
+    case Algorithm::kIndirect:
+    case Algorithm::kIndirectPairs: block_pixels(plan); break;
     case Algorithm::kIm2col: block_im2col(plan); break;
     case Algorithm::kDirect: block_direct(plan); break;
     case Algorithm::kDirectPlanes: block_direct_planes(plan); break;

@@ -114,6 +114,19 @@ Cost cost_indirect(const ConvPlan& plan) {
   return cost;
 }
 
+// Not measured on any machine yet. An instruction multiplies twice as many terms as an FMA does, and
+// pixels of adjacent channels are read where they lie.
+Cost cost_indirect_pairs(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  Cost cost = cost_indirect(plan);
+  cost.multiply /= 2;
+  if (p.input_layout == Layout::kChannelsLast && !plan.merged_columns) {
+    const bool forward = plan.pass == Pass::kFprop;
+    cost.move -= layout_cycles(p, forward ? input_elements(p) : output_elements(p));
+  }
+  return cost;
+}
+
 double step_cycles(double rows, double vectors) {
   constexpr double kLatency = 4;
   const double fma = 0.5 * rows * vectors, loads = 0.5 * (rows + vectors);

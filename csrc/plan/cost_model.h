@@ -12,6 +12,7 @@ using KernelCost = Cost (*)(const ConvPlan& plan);
 
 Cost cost_reference(const ConvPlan& plan);
 Cost cost_indirect(const ConvPlan& plan);
+Cost cost_indirect_pairs(const ConvPlan& plan);
 Cost cost_direct(const ConvPlan& plan);
 Cost cost_direct_planes(const ConvPlan& plan);
 Cost cost_im2col(const ConvPlan& plan);

@@ -9,7 +9,7 @@
 namespace convext {
 namespace {
 
-constexpr Isa kBestFirst[] = {Isa::kAvx512, Isa::kAvx2, Isa::kGeneric};
+constexpr Isa kBestFirst[] = {Isa::kAvx512Bf16, Isa::kAvx512, Isa::kAvx2, Isa::kGeneric};
 
 #if defined(__x86_64__)
 // Clang's builtin knows F16C only since version 18. It needs the same registers as AVX2.
@@ -26,9 +26,11 @@ bool cpu_has_avx512() {
          __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
 }
+bool cpu_has_avx512_bf16() { return cpu_has_avx512() && __builtin_cpu_supports("avx512bf16"); }
 #else
 bool cpu_has_avx2() { return false; }
 bool cpu_has_avx512() { return false; }
+bool cpu_has_avx512_bf16() { return false; }
 #endif
 
 }  // namespace
@@ -61,14 +63,22 @@ bool isa_compiled(Isa isa) {
 #if defined(CONVEXT_HAVE_AVX512)
     case Isa::kAvx512: return true;
 #endif
+#if defined(CONVEXT_HAVE_AVX512_BF16)
+    case Isa::kAvx512Bf16: return true;
+#endif
     default: return false;
   }
+}
+
+bool isa_includes(Isa isa, Isa part) {
+  return isa == part || (isa == Isa::kAvx512Bf16 && part == Isa::kAvx512);
 }
 
 bool isa_runnable(Isa isa) {
   if (!isa_compiled(isa)) return false;
   if (isa == Isa::kAvx2) return cpu_has_avx2();
   if (isa == Isa::kAvx512) return cpu_has_avx512();
+  if (isa == Isa::kAvx512Bf16) return cpu_has_avx512_bf16();
   return true;
 }
 
@@ -97,8 +107,8 @@ Isa active_isa() {
     }
   }
   throw std::runtime_error(
-      std::string("CONVEXT_CPU_ISA must be one of generic, avx2, avx512, but got '") + wanted +
-      "'");
+      std::string("CONVEXT_CPU_ISA must be one of generic, avx2, avx512, avx512_bf16, but got '") +
+      wanted + "'");
 }
 
 }  // namespace convext

@@ -214,21 +214,29 @@ bool small_groups_few_copies(const ConvProblem& p, std::string* why) {
   });
 }
 
+enum class Storage { Floats, All, Bf16 };
+
 struct Row {
   Pass pass;
   Algorithm algorithm;
   const char* layout;
-  bool all_dtypes;
+  Storage storage;
   int mr;
   int vectors[3];  // AVX-512, AVX2, generic; 0: scalar
   KernelRule rule;
   KernelCost cost;
 };
 
-constexpr bool Floats = false, All = true;
 constexpr Row kRows[] = {
 #define CONVEXT_KERNEL(pass, algorithm, layout, storage, mr, v512, v2, vgeneric, rule, cost) \
-  {Pass::k##pass, Algorithm::k##algorithm, #layout, storage, mr, {v512, v2, vgeneric}, rule, cost},
+  {Pass::k##pass,                                                                            \
+   Algorithm::k##algorithm,                                                                  \
+   #layout,                                                                                  \
+   Storage::storage,                                                                         \
+   mr,                                                                                       \
+   {v512, v2, vgeneric},                                                                     \
+   rule,                                                                                     \
+   cost},
 #include "../kernels.def"
 #undef CONVEXT_KERNEL
 };
@@ -253,7 +261,9 @@ const char* short_name(DType dtype) {
   return "?";
 }
 
-int register_bytes(Isa isa) { return isa == Isa::kAvx512 ? 64 : isa == Isa::kAvx2 ? 32 : 16; }
+int register_bytes(Isa isa) {
+  return isa_includes(isa, Isa::kAvx512) ? 64 : isa == Isa::kAvx2 ? 32 : 16;
+}
 
 // By how much the transforms raise the root mean square of independent rounding errors over that of
 // a direct sum, in two dimensions; the larger one of forward and weight grad.
@@ -299,9 +309,15 @@ void add(Table* table, const Row& row, DType dtype, Isa isa, int vectors) {
 Table make_table() {
   Table table;
   for (const Row& row : kRows) {
+    if (row.storage == Storage::Bf16) {  // products of pairs, which one instruction set has
+      if (isa_compiled(Isa::kAvx512Bf16)) {
+        add(&table, row, DType::kBFloat16, Isa::kAvx512Bf16, row.vectors[0]);
+      }
+      continue;
+    }
     if (row.vectors[0] == 0) {  // scalar code: the same whatever the instruction set
       for (DType dtype : kFloatTypes) add(&table, row, dtype, Isa::kGeneric, 0);
-      if (row.all_dtypes) {
+      if (row.storage == Storage::All) {
         for (DType dtype : kIntegerTypes) add(&table, row, dtype, Isa::kGeneric, 0);
       }
       continue;
@@ -367,6 +383,7 @@ const char* to_string(Algorithm algorithm) {
     case Algorithm::kPointwise: return "pointwise";
     case Algorithm::kDot: return "dot";
     case Algorithm::kAxpy: return "axpy";
+    case Algorithm::kIndirectPairs: return "indirect_pairs";
   }
   return "?";
 }
@@ -376,6 +393,7 @@ const char* to_string(Isa isa) {
     case Isa::kGeneric: return "generic";
     case Isa::kAvx2: return "avx2";
     case Isa::kAvx512: return "avx512";
+    case Isa::kAvx512Bf16: return "avx512_bf16";
   }
   return "?";
 }

@@ -68,7 +68,8 @@ ConvPlan choose(const ConvProblem& problem, Pass pass, const PlanOptions& option
   std::string why;
   for (const KernelInfo* kernel : kernels_for(pass, problem.dtype)) {
     const bool named = force.text == kernel->name;
-    const bool own_isa = kernel->isa == options.isa || kernel->algorithm == Algorithm::kReference;
+    const bool own_isa =
+        isa_includes(options.isa, kernel->isa) || kernel->algorithm == Algorithm::kReference;
     if (!own_isa && !named) continue;  // the same algorithm for another CPU
     if (!force.text.empty() && !force.matches(*kernel)) {
       if (explain)

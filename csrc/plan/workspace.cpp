@@ -68,24 +68,29 @@ std::int64_t padded_columns(const Shape& s) {
 
 // ---- fprop and dgrad ---------------------------------------------------------------------------
 
-// Panels of weights and the bias.
-std::int64_t panel_elements(const Shape& s, std::int64_t tile) {
-  return (s.p.taps() * s.depth + 1) * s.p.groups * round_up(s.lanes, tile) + 1;
+// Panels of weights, `depth` elements of compute type a lane and tap, and the bias.
+std::int64_t panel_elements(const Shape& s, std::int64_t tile, std::int64_t depth) {
+  return (s.p.taps() * depth + 1) * s.p.groups * round_up(s.lanes, tile) + 1;
 }
 
-// run_indirect: packed source rows, a tile of results, zeros.
+// run_indirect: packed source rows, a tile of results, zeros; of pairs, merged taps of the weights.
 std::int64_t thread_bytes_indirect(const ConvPlan& plan) {
   const Shape s(plan);
   const ConvProblem& p = s.p;
-  const std::int64_t row_bytes = (plan.merged_columns ? (p.Q - 1) * p.stride_w + p.S : s.columns) *
-                                 s.source_channels * s.bytes;
+  const bool pairs = plan.kernel->algorithm == Algorithm::kIndirectPairs;
+  const std::int64_t bytes = pairs ? 2 : s.bytes;
+  const std::int64_t row_bytes =
+      (plan.merged_columns ? (p.Q - 1) * p.stride_w + p.S : s.columns) * s.source_channels * bytes;
   // Rows of an item: those of its pixels, times the kernel's rows and the copies of a border.
   const std::int64_t across = s.forward ? p.Q : most(p.W / p.stride_w, 1);
   const std::int64_t item_rows = ((plan.pixel_block - 1) / across + 2) * p.R * s.row_copies();
-  const bool in_place = !plan.merged_columns && s.source_in_place();
+  const bool lies_so = p.input_layout == Layout::kChannelsLast || p.C == 1;
+  const bool in_place =
+      !plan.merged_columns && (pairs ? s.forward && lies_so : s.source_in_place());
   const std::int64_t zeros = plan.merged_columns ? p.S * s.source_channels : s.source_channels;
   return (in_place ? 0 : cached_rows_bytes(s.rows, row_bytes, item_rows)) +
-         (plan.pixel_block * s.nr + zeros) * s.bytes;
+         plan.pixel_block * s.nr * s.bytes + zeros * bytes +
+         (pairs && plan.merged_columns ? p.S * s.depth * s.nr * bytes : 0);
 }
 
 // run_direct: packed source rows; a row of results, or a channel's taps while weights are packed.
@@ -444,11 +449,15 @@ void set_workspace(ConvPlan* plan) {
     case Algorithm::kReference: break;
     case Algorithm::kIndirect:
     case Algorithm::kDirect:
-      shared = panel_elements(s, s.nr);
+      shared = panel_elements(s, s.nr, s.depth);
       thread = plan->row_block > 0 ? thread_bytes_direct(*plan) : thread_bytes_indirect(*plan);
       break;
+    case Algorithm::kIndirectPairs:
+      shared = panel_elements(s, s.nr, ceil_div(s.depth, 2));
+      thread = thread_bytes_indirect(*plan);
+      break;
     case Algorithm::kDirectPlanes:
-      shared = panel_elements(s, plan->tile_rows);
+      shared = panel_elements(s, plan->tile_rows, s.depth);
       thread = thread_bytes_direct_planes(*plan);
       break;
     case Algorithm::kIm2col:

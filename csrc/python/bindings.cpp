@@ -65,7 +65,8 @@ py::dict build_info() {
   info["cuda"] = CONVEXT_HAVE_CUDA != 0;
   info["cuda_report"] = CONVEXT_CUDA_REPORT;
   std::vector<std::string> isas;
-  for (auto isa : {convext::Isa::kAvx512, convext::Isa::kAvx2, convext::Isa::kGeneric}) {
+  for (auto isa : {convext::Isa::kAvx512Bf16, convext::Isa::kAvx512, convext::Isa::kAvx2,
+                   convext::Isa::kGeneric}) {
     if (convext::isa_compiled(isa)) isas.push_back(convext::to_string(isa));
   }
   info["isas"] = isas;

@@ -403,6 +403,15 @@ void test_kernels(std::int64_t every) {
   convext::replace_isa_kernels(Isa::kAvx512, &kWideKernels);
   test_isa("avx512 on the baseline", Isa::kAvx512, every);
   convext::replace_isa_kernels(Isa::kAvx512, nullptr);
+  if (!convext::isa_compiled(Isa::kAvx512Bf16)) {
+    std::printf("avx512_bf16 on the baseline: not in this build\n");
+    return;
+  }
+  convext::replace_isa_kernels(Isa::kAvx512Bf16, &kWideKernels);
+  convext::replace_pair_kernels(&kWidePairKernels);
+  test_isa("avx512_bf16 on the baseline", Isa::kAvx512Bf16, every);
+  convext::replace_pair_kernels(nullptr);
+  convext::replace_isa_kernels(Isa::kAvx512Bf16, nullptr);
 }
 
 }  // namespace convext_tests

@@ -5,5 +5,6 @@
 namespace convext_tests {
 
 extern const convext::IsaKernels kWideKernels;
+extern const convext::PairKernels kWidePairKernels;
 
 }  // namespace convext_tests

@@ -42,6 +42,7 @@ ISA_VARIABLES = {
         "MKL_ENABLE_INSTRUCTIONS": mkl,
     }
     for name, onednn, aten, mkl in (
+        ("avx512_bf16", "AVX512_CORE_BF16", "avx512", "AVX512"),
         ("avx512", "AVX512_CORE", "avx512", "AVX512"),
         ("avx2", "AVX2", "avx2", "AVX2"),
         ("generic", "SSE41", "default", "SSE4_2"),

@@ -15,7 +15,7 @@ from convext.bench.report import Cell
 SHOWN = 10
 
 # Of one vector, in float32; the cost model counts two FMAs a cycle.
-_LANES = {"avx512": 16, "avx2": 8, "generic": 4}
+_LANES = {"avx512_bf16": 16, "avx512": 16, "avx2": 8, "generic": 4}
 _FLOPS_OF_FMA = 2
 _FMAS_OF_CYCLE = 2
 

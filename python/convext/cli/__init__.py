@@ -51,7 +51,8 @@ def _run(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="convext",
         description="Native-accelerated 2D convolution for PyTorch.",
-        epilog="CONVEXT_CPU_ISA (generic, avx2, avx512) and CONVEXT_PLAN choose the kernels.",
+        epilog="CONVEXT_CPU_ISA (generic, avx2, avx512, avx512_bf16) and CONVEXT_PLAN choose the "
+        "kernels.",
     )
     parser.add_argument("--version", action="version", version=f"convext {convext.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")

@@ -155,11 +155,12 @@ def _print_summary(console: Console, facts: dict[str, Any]) -> None:
     for kernel in facts["kernels"]:
         if kernel["runnable"]:
             # The name ends in the instruction set, or in "scalar" where any will do.
-            arch = kernel["name"].rsplit("_", 1)[1]
+            arch = "scalar" if kernel["name"].endswith("_scalar") else kernel["arch"]
             key = (kernel["pass"], kernel["algorithm"], arch)
             groups.setdefault(key, []).append(f"{kernel['dtype']} {kernel['tile']}")
     for (pass_name, algorithm, arch), tiles in groups.items():
-        active = arch == facts["isa"]["active"]
+        # avx512_bf16 runs the kernels of avx512 too.
+        active = arch in (facts["isa"]["active"], facts["isa"]["active"].removesuffix("_bf16"))
         sizes = {tile.split()[1] for tile in tiles}
         shown = ", ".join(tiles) if len(sizes) > 1 else ", ".join(t.split()[0] for t in tiles)
         table.add_row(pass_name, algorithm, f"{arch} *" if active else arch, shown)
