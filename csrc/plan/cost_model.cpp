@@ -463,9 +463,9 @@ Cost cost_grouped_planes(const ConvPlan& plan) {
   // Weight grad gathers both activations a few channels at a time, each pass over whole pixels.
   const double gather = plan.pass == Pass::kWgrad ? 2 * kGatherCycles : kGatherCycles;
   const double planar = p.input_layout == Layout::kContiguous ? kCopyCycles : gather;
-  // A stride's phases; those of several planes are needed at once where these are summed over.
-  const double phases =
-      p.groups == 1 && plan.pass != Pass::kWgrad ? kGatherCycles : kGatherCycles / 2;
+  // A stride's phases, which input grad of one group joins for all channels at once.
+  const bool all_channels = plan.pass == Pass::kDgrad && p.groups == 1;
+  const double phases = all_channels ? kGatherCycles : kGatherCycles / 2;
   cost.move = planes * 300 + weight_elements(p) * kTransposeCycles +
               input_elements(p) * (adjacent ? planar : phases) + output_elements(p) * planar;
   cost.memory = stream_tensors(p);
