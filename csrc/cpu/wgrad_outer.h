@@ -17,6 +17,7 @@
 #pragma once
 
 #include "isa_kernels.h"
+#include "pack.h"
 #include "simd.h"
 
 namespace convext::CONVEXT_ISA {
@@ -111,18 +112,9 @@ void pack_rows_typed(const S* source, std::int64_t pixel_stride, std::int64_t pi
 template <class T, int Tile>
 void pack_rows(const StridedBlock& b, std::int64_t pixels, std::int64_t channels, T* destination,
                std::int64_t tile_stride) {
-  const auto run = [&](auto* source) {
+  with_storage<T>(b.data, b.dtype, [&](const auto* source) {
     pack_rows_typed<T, Tile>(source, b.row_stride, pixels, channels, destination, tile_stride);
-  };
-  if constexpr (sizeof(T) == 8) {
-    run(static_cast<const double*>(b.data));
-  } else if (b.dtype == DType::kBFloat16) {
-    run(static_cast<const BFloat16*>(b.data));
-  } else if (b.dtype == DType::kFloat16) {
-    run(static_cast<const Float16*>(b.data));
-  } else {
-    run(static_cast<const float*>(b.data));
-  }
+  });
 }
 
 }  // namespace
