@@ -289,10 +289,9 @@ constexpr std::int64_t kPlanePadding = 16;
 // The runs of a row's tiles, all as long as the longest.
 std::int64_t winograd_run_tiles(const ConvPlan& plan, const Shape& s) {
   const std::int64_t step = s.p.dilation_w;
-  const std::int64_t longest =
-      winograd_axis_tiles(plan, ceil_div(s.width, step), step, s.p.pad_left);
-  const std::int64_t cuts = ceil_div(longest, plan.pixel_block);
-  return least(step, s.width) * cuts * ceil_div(longest, cuts);
+  const std::int64_t tiles = winograd_axis_tiles(plan, ceil_div(s.width, step), step, s.p.pad_left);
+  const std::int64_t cuts = ceil_div(tiles, plan.pixel_block);
+  return least(step, s.width) * cuts * ceil_div(tiles, cuts);
 }
 
 // run_winograd: packed source rows, a chunk of weights, points of a block of tiles and their sums,
