@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "cpu/scratch.h"
+#include "int_math.h"
 
 namespace convext {
 
@@ -33,6 +34,27 @@ struct Threads {
           (*static_cast<Function*>(context))(begin, end);
         },
         const_cast<void*>(static_cast<const void*>(&body)));
+  }
+
+  // Calls work(worker, item, unit, end unit) for all `items`, each of which consists of `units`, with
+  // a Worker(pass) for every share of them. Where the items are too few to keep all threads busy,
+  // the units of each are shared out too: how the work is cut must change no sum.
+  template <class Worker, class Pass, class Work>
+  void run_units(Pass& pass, std::int64_t items, std::int64_t units, Work&& work) const {
+    constexpr std::int64_t kItemsPerThread = 4;
+    std::int64_t parts = 1;
+    if (count > 1 && items > 0 && items < kItemsPerThread * count) {
+      parts = ceil_div(kItemsPerThread * count, items);
+      parts = parts < units ? parts : units;
+      if (parts < 1) parts = 1;
+    }
+    run(items * parts, [&](std::int64_t begin, std::int64_t end) {
+      Worker worker(pass);
+      for (std::int64_t share = begin; share < end; ++share) {
+        const std::int64_t item = share / parts, part = share % parts;
+        work(worker, item, units * part / parts, units * (part + 1) / parts);
+      }
+    });
   }
 };
 

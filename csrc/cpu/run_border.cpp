@@ -91,20 +91,12 @@ class BorderPass {
     panels_.pack(threads);
     bias_ = scratch<T>(Slot::kBias, nr_);
     for (std::int64_t i = 0; i < nr_; ++i) bias_[i] = 0;
-    const std::int64_t blocks = ceil_div(pixels_, block_), units = p_.groups * panels_.blocks();
-    std::int64_t splits = 1;
-    if (threads.count > 1 && blocks < 4 * threads.count) {
-      splits = ceil_div(4 * threads.count, blocks);
-    }
-    if (splits > units) splits = units;
-    threads.run(blocks * splits, [&](std::int64_t begin, std::int64_t end) {
-      Worker worker(*this);
-      for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t first = item / splits * block_, part = item % splits;
-        worker.item(first, first + block_ < pixels_ ? first + block_ : pixels_,
-                    units * part / splits, units * (part + 1) / splits);
-      }
-    });
+    threads.run_units<Worker>(
+        *this, ceil_div(pixels_, block_), p_.groups * panels_.blocks(),
+        [&](Worker& worker, std::int64_t item, std::int64_t unit, std::int64_t end) {
+          const std::int64_t first = item * block_, last = first + block_;
+          worker.item(first, last < pixels_ ? last : pixels_, unit, end);
+        });
   }
 
  private:

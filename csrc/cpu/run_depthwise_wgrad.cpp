@@ -67,18 +67,11 @@ class DepthwiseWgrad {
       });
       return reduce(threads);
     }
-    // Few chunks: share out the channels too. How the work is cut changes no sum.
-    const std::int64_t vectors = places_ / vector_;
-    std::int64_t parts = threads.count > 1 ? ceil_div(4 * threads.count, splits_) : 1;
-    if (parts > vectors) parts = vectors;
-    threads.run(splits_ * parts, [&](std::int64_t begin, std::int64_t end) {
-      Worker worker(*this);
-      for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t part = item % parts;
-        worker.item(item / parts, vectors * part / parts * vector_,
-                    vectors * (part + 1) / parts * vector_);
-      }
-    });
+    threads.run_units<Worker>(
+        *this, splits_, places_ / vector_,
+        [&](Worker& worker, std::int64_t split, std::int64_t unit, std::int64_t end) {
+          worker.item(split, unit * vector_, end * vector_);
+        });
     reduce(threads);
   }
 

@@ -53,20 +53,11 @@ class DirectPass {
     make_units();
     const std::int64_t items = destination_.size[0] * row_items_;
     const std::int64_t units = static_cast<std::int64_t>(units_.size());
-    // Few rows: share out the lane blocks too. How the work is cut changes no sum.
-    std::int64_t splits = 1;
-    if (threads.count > 1 && items < 4 * threads.count) {
-      splits = ceil_div(4 * threads.count, items);
-      if (splits > units) splits = units;
-    }
-    threads.run(items * splits, [&](std::int64_t begin, std::int64_t end) {
-      Worker worker(*this);
-      for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t rows = item / splits, part = item % splits;
-        worker.item(rows / row_items_, rows % row_items_, units * part / splits,
-                    units * (part + 1) / splits);
-      }
-    });
+    threads.run_units<Worker>(
+        *this, items, units,
+        [&](Worker& worker, std::int64_t item, std::int64_t unit, std::int64_t end) {
+          worker.item(item / row_items_, item % row_items_, unit, end);
+        });
   }
 
  private:

@@ -51,19 +51,11 @@ class DirectPlanesPass {
     const std::int64_t H = destination_.size[2];
     const std::int64_t items = destination_.size[0] * H;
     const std::int64_t units = groups_ * units_per_group_;
-    // Few rows: share out the channels too. How the work is cut changes no sum.
-    std::int64_t splits = 1;
-    if (threads.count > 1 && items < 4 * threads.count) {
-      splits = ceil_div(4 * threads.count, items);
-      if (splits > units) splits = units;
-    }
-    threads.run(items * splits, [&](std::int64_t begin, std::int64_t end) {
-      Worker worker(*this);
-      for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t row = item / splits, part = item % splits;
-        worker.item(row / H, row % H, units * part / splits, units * (part + 1) / splits);
-      }
-    });
+    threads.run_units<Worker>(
+        *this, items, units,
+        [&](Worker& worker, std::int64_t item, std::int64_t unit, std::int64_t end) {
+          worker.item(item / H, item % H, unit, end);
+        });
   }
 
  private:

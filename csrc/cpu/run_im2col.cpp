@@ -52,23 +52,13 @@ class Im2colPass {
                     p_.K, 0);
     }
     const std::int64_t blocks = ceil_div(p_.P * p_.Q, block_);
-    const std::int64_t pixel_items = p_.N * p_.groups * blocks;
-    const std::int64_t tiles = ceil_div(outputs_, mr_);
-    // Few pixels: share out the output channels too. How the work is cut changes no sum.
-    std::int64_t splits = 1;
-    if (threads.count > 1 && pixel_items < 4 * threads.count) {
-      splits = ceil_div(4 * threads.count, pixel_items);
-      if (splits > tiles) splits = tiles;
-    }
-    threads.run(pixel_items * splits, [&](std::int64_t begin, std::int64_t end) {
-      Worker worker(*this);
-      for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t pixels = item / splits, part = item % splits;
-        const std::int64_t n = pixels / blocks / p_.groups, g = pixels / blocks % p_.groups;
-        worker.item(n, g, pixels % blocks * block_, tiles * part / splits * mr_,
-                    tiles * (part + 1) / splits * mr_);
-      }
-    });
+    threads.run_units<Worker>(
+        *this, p_.N * p_.groups * blocks, ceil_div(outputs_, mr_),
+        [&](Worker& worker, std::int64_t item, std::int64_t tile, std::int64_t end) {
+          const std::int64_t image = item / blocks;
+          worker.item(image / p_.groups, image % p_.groups, item % blocks * block_, tile * mr_,
+                      end * mr_);
+        });
   }
 
  private:

@@ -72,21 +72,11 @@ class IndirectPass {
   void run(const Threads& threads) {
     pack_weights(threads);
     pack_bias();
-    // Few pixels: share out the lane blocks too. How the work is cut changes no sum.
-    const std::int64_t pixel_items = N_ * blocks_;
-    const std::int64_t units = groups_ * lane_blocks_;
-    std::int64_t splits = 1;
-    if (pixel_items < 4 * threads.count) splits = ceil_div(4 * threads.count, pixel_items);
-    if (threads.count == 1) splits = 1;
-    if (splits > units) splits = units;
-    threads.run(pixel_items * splits, [&](std::int64_t begin, std::int64_t end) {
-      Worker worker(*this);
-      for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t pixels = item / splits, part = item % splits;
-        worker.item(pixels / blocks_, pixels % blocks_, units * part / splits,
-                    units * (part + 1) / splits);
-      }
-    });
+    threads.run_units<Worker>(
+        *this, N_ * blocks_, groups_ * lane_blocks_,
+        [&](Worker& worker, std::int64_t item, std::int64_t unit, std::int64_t end) {
+          worker.item(item / blocks_, item % blocks_, unit, end);
+        });
   }
 
  private:

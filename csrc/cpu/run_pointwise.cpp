@@ -65,30 +65,21 @@ class PointwisePass {
       pixel_items = ceil_div(p_.N * image_, block_);
       units = panels_count();
     }
-    // Few pixels: share out the channels too. How the work is cut changes no sum.
-    std::int64_t splits = 1;
-    if (threads.count > 1 && pixel_items < 4 * threads.count) {
-      splits = ceil_div(4 * threads.count, pixel_items);
-      if (splits > units) splits = units;
-    }
-    threads.run(pixel_items * splits, [&](std::int64_t begin, std::int64_t end) {
-      Worker worker(*this);
-      for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t pixels = item / splits, part = item % splits;
-        const std::int64_t unit0 = units * part / splits, unit1 = units * (part + 1) / splits;
-        if (planar_) {
-          const std::int64_t block = pixels % blocks_, first = image_ * block / blocks_;
-          const std::int64_t channel1 = unit1 * kRows;
-          worker.planes(
-              pixels / blocks_, round_up(first, lanes_),
-              block + 1 == blocks_ ? image_ : round_up(image_ * (block + 1) / blocks_, lanes_),
-              unit0 * kRows, channel1 < outputs_ ? channel1 : outputs_);
-        } else {
-          const std::int64_t first = pixels * block_, left = p_.N * image_ - first;
-          worker.rows(first, left < block_ ? left : block_, unit0, unit1);
-        }
-      }
-    });
+    threads.run_units<Worker>(
+        *this, pixel_items, units,
+        [&](Worker& worker, std::int64_t item, std::int64_t unit, std::int64_t end) {
+          if (planar_) {
+            const std::int64_t block = item % blocks_, first = image_ * block / blocks_;
+            const std::int64_t channel1 = end * kRows;
+            worker.planes(
+                item / blocks_, round_up(first, lanes_),
+                block + 1 == blocks_ ? image_ : round_up(image_ * (block + 1) / blocks_, lanes_),
+                unit * kRows, channel1 < outputs_ ? channel1 : outputs_);
+          } else {
+            const std::int64_t first = item * block_, left = p_.N * image_ - first;
+            worker.rows(first, left < block_ ? left : block_, unit, end);
+          }
+        });
   }
 
  private:

@@ -70,22 +70,15 @@ class StripPass {
 
   void run(const Threads& threads) {
     pack_weights(threads);
-    const std::int64_t items = p_.N * destination_.size[2];
-    // Few rows: share out the channels too. How the work is cut changes no sum. A unit is two vectors
-    // of channels, or the blocks of a group.
+    // A unit is two vectors of channels, or the blocks of a group; the last one has what is left.
     const std::int64_t unit = grouped_ ? groups_.unit : kernels_.lanes * 2;
-    const std::int64_t units = sums_ == 1 ? channels_ / unit : 1;
-    std::int64_t splits = threads.count > 1 ? ceil_div(4 * threads.count, items) : 1;
-    if (splits > units) splits = units < 1 ? 1 : units;
-    threads.run(items * splits, [&](std::int64_t begin, std::int64_t end) {
-      Worker worker(*this);
-      for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t row = item / splits, part = item % splits;
-        const std::int64_t last = part + 1 == splits ? width_ : units * (part + 1) / splits * unit;
-        worker.item(row / destination_.size[2], row % destination_.size[2],
-                    units * part / splits * unit, last);
-      }
-    });
+    const std::int64_t units = sums_ == 1 && channels_ > unit ? channels_ / unit : 1;
+    const std::int64_t rows = destination_.size[2];
+    threads.run_units<Worker>(
+        *this, p_.N * rows, units,
+        [&](Worker& worker, std::int64_t item, std::int64_t first, std::int64_t end) {
+          worker.item(item / rows, item % rows, first * unit, end == units ? width_ : end * unit);
+        });
   }
 
  private:

@@ -1,65 +1,10 @@
 #include "cost_model.h"
 
 #include "../int_math.h"
-#include "winograd_shape.h"
+#include "cost_terms.h"
 
 namespace convext {
 namespace {
-
-bool is_compute_type(DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kFloat64; }
-
-// Reading every operand and writing the result once.
-double stream_tensors(const ConvProblem& p) {
-  const double elements = static_cast<double>(p.N) * p.C * p.H * p.W +
-                          static_cast<double>(p.N) * p.K * p.P * p.Q +
-                          static_cast<double>(p.K) * p.channels_per_group() * p.taps();
-  return stream_cycles(elements * static_cast<double>(bytes_of(p.dtype)));
-}
-
-// Bringing an activation to [pixel][channel] of compute type, or back from it.
-double layout_cycles(const ConvProblem& p, double elements) {
-  if (p.input_layout == Layout::kChannelsLast)
-    return is_compute_type(p.dtype) ? 0 : elements * kCopyCycles;
-  return elements * (p.input_layout == Layout::kContiguous ? kTransposeCycles : kGatherCycles);
-}
-
-// The same for one row at a time: whole vectors of columns, the last of which may overlap, or one by
-// one where there are fewer columns than that.
-double row_by_row_cycles(const ConvProblem& p, double elements, std::int64_t width, int lanes) {
-  if (p.input_layout != Layout::kContiguous) return layout_cycles(p, elements);
-  constexpr double kScalarCycles = 4;
-  if (width < lanes) return elements * kScalarCycles;
-  return elements * kTransposeCycles * static_cast<double>(round_up(width, lanes)) /
-         static_cast<double>(width);
-}
-
-double input_elements(const ConvProblem& p) { return static_cast<double>(p.N) * p.C * p.H * p.W; }
-double output_elements(const ConvProblem& p) { return static_cast<double>(p.N) * p.K * p.P * p.Q; }
-double weight_elements(const ConvProblem& p) {
-  return static_cast<double>(p.K) * p.channels_per_group() * p.taps();
-}
-
-int lanes_of(const KernelInfo& kernel, int vectors_of_tile) { return kernel.nr / vectors_of_tile; }
-
-// Products of the taps that exist: in dgrad a destination pixel meets taps / (stride^2) of them.
-double pixel_taps(const ConvPlan& plan) {
-  const ConvProblem& p = plan.problem;
-  return static_cast<double>(p.N) * p.P * p.Q * p.taps();
-}
-
-// The share of an axis' taps that lie in the image, where those in the padding are skipped.
-double live_share(std::int64_t outputs, std::int64_t taps, std::int64_t stride,
-                  std::int64_t dilation, std::int64_t pad, std::int64_t extent) {
-  std::int64_t live = 0;
-  for (std::int64_t t = 0; t < taps; ++t) {
-    const std::int64_t before = pad - t * dilation;  // outputs whose tap is above the image
-    const std::int64_t first = before > 0 ? ceil_div(before, stride) : 0;
-    const std::int64_t past = extent + before;
-    const std::int64_t end = past > 0 ? ceil_div(past, stride) : 0;
-    live += (end < outputs ? end : outputs) > first ? (end < outputs ? end : outputs) - first : 0;
-  }
-  return static_cast<double>(live) / static_cast<double>(outputs * taps);
-}
 
 // The indirect kernels skip a tap where all pixels of a tile find it in the padding: rows of it, and
 // columns where a dilation leaves as many as a tile is wide.
@@ -258,55 +203,6 @@ Cost cost_im2col(const ConvPlan& plan) {
   return cost;
 }
 
-std::int64_t winograd_tiles(const ConvPlan& plan) {
-  const ConvProblem& p = plan.problem;
-  // Each pixel class of a dilation has tiles of its own; the first classes may be longer by one.
-  const auto across = [&](std::int64_t extent, std::int64_t step, std::int64_t pad) {
-    const std::int64_t longer = extent % step, shorter = step - longer;
-    return longer * winograd_axis_tiles(plan, extent / step + 1, step, pad) +
-           shorter * winograd_axis_tiles(plan, extent / step, step, pad);
-  };
-  const bool input_grad = plan.pass == Pass::kDgrad;
-  return p.N * across(input_grad ? p.H : p.P, p.dilation_h, p.pad_top) *
-         across(input_grad ? p.W : p.Q, p.dilation_w, p.pad_left);
-}
-
-Cost cost_winograd(const ConvPlan& plan) {
-  const ConvProblem& p = plan.problem;
-  const bool forward = plan.pass == Pass::kFprop;
-  const int vectors = plan.kernel->vectors, lanes = lanes_of(*plan.kernel, vectors);
-  const WinogradShape shape = winograd_shape(plan);
-  const double points = shape.points * shape.points, filters = shape.filters * shape.filters;
-  const std::int64_t out = forward ? p.outputs_per_group() : p.channels_per_group();
-  const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
-  const auto tiles = static_cast<double>(winograd_tiles(plan));
-  const double out_vectors = static_cast<double>(p.groups * ceil_div(out, lanes));
-  const double in_vectors = static_cast<double>(ceil_div(p.groups * depth, lanes));
-  Cost cost;
-  cost.multiply = points * tiles / plan.kernel->mr * static_cast<double>(depth) *
-                  tile_cycles(out_vectors / vectors, plan.kernel->mr, vectors);
-  // Cycles for each vector that a transform moves, and for a register tile's start and end. The
-  // transformed weight is written, read back, and read again for each further block of tiles, from
-  // beyond the second-level cache.
-  const double transform_cycles = shape.filters == 6 ? 7 : 3;
-  constexpr double kSumsCycles = 40, kFilterByteCycles = 0.6, kPanelByteCycles = 0.1;
-  const double near_filter_byte_cycles = shape.stride == 1 ? 0.15 : 0.25;  // beside more tiles
-  const double blocks = tiles / static_cast<double>(plan.pixel_block);
-  const double filter_bytes = filters * static_cast<double>(p.groups * depth) *
-                              round_up(out, plan.kernel->nr) * (p.dtype == DType::kFloat64 ? 8 : 4);
-  cost.move = points * transform_cycles * tiles * (in_vectors + out_vectors) +
-              points * tiles / plan.kernel->mr * out_vectors / vectors * kSumsCycles +
-              weight_elements(p) * kTransposeCycles +
-              // Each share of the groups has its rows packed anew.
-              layout_cycles(p, forward ? input_elements(p) : output_elements(p)) *
-                  static_cast<double>(ceil_div(p.groups * depth, plan.channel_block)) +
-              layout_cycles(p, forward ? output_elements(p) : input_elements(p));
-  cost.memory = stream_tensors(p) +
-                filter_bytes * (plan.few_tiles ? near_filter_byte_cycles : kFilterByteCycles) +
-                (blocks > 1 ? (blocks - 1) * filter_bytes * kPanelByteCycles : 0);
-  return cost;
-}
-
 Cost cost_pointwise(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
   const bool forward = plan.pass == Pass::kFprop;
@@ -383,95 +279,6 @@ Cost cost_axpy(const ConvPlan& plan) {
   return cost;
 }
 
-Cost cost_depthwise(const ConvPlan& plan) {
-  const ConvProblem& p = plan.problem;
-  const int lanes = lanes_of(*plan.kernel, plan.kernel->vectors);
-  const double vectors = static_cast<double>(ceil_div(p.K, lanes));
-  Cost cost;
-  // Every FMA loads its own operand. Kernel rows in the padding are skipped.
-  const double live = p.padding_mode != PaddingMode::kZeros || p.P == 0
-                          ? 1
-                          : live_share(p.P, p.R, p.stride_h, p.dilation_h, p.pad_top, p.H);
-  cost.multiply = pixel_taps(plan) * live * vectors * (plan.pass == Pass::kWgrad ? 1.1 : 0.85);
-  // Whole planes are one long row each.
-  const bool planes = plan.channel_block > 0;
-  cost.move = pixel_taps(plan) / p.S * 2 + weight_elements(p) * kTransposeCycles +
-              (planes ? layout_cycles(p, input_elements(p)) + layout_cycles(p, output_elements(p))
-                      : row_by_row_cycles(p, input_elements(p), p.W, lanes) +
-                            row_by_row_cycles(p, output_elements(p), p.Q, lanes));
-  cost.memory = stream_tensors(p);
-  return cost;
-}
-
-Cost cost_grouped(const ConvPlan& plan) {
-  const ConvProblem& p = plan.problem;
-  const int lanes = lanes_of(*plan.kernel, plan.kernel->vectors);
-  const bool forward = plan.pass != Pass::kDgrad;
-  const std::int64_t out = forward ? p.outputs_per_group() : p.channels_per_group();
-  const std::int64_t depth = forward ? p.channels_per_group() : p.outputs_per_group();
-  const std::int64_t vectors =
-      out < lanes ? ceil_div(p.groups * out, lanes) : p.groups * ceil_div(out, lanes);
-  Cost cost;
-  // Tiles do not go beyond a row, so short rows leave them partly empty.
-  const double columns = static_cast<double>(forward ? p.Q : ceil_div(p.W, p.stride_w));
-  const double tiles =
-      static_cast<double>(ceil_div(forward ? p.Q : ceil_div(p.W, p.stride_w), plan.kernel->mr));
-  const double full = plan.pass == Pass::kWgrad ? 1 : tiles * plan.kernel->mr / columns;
-  // Weight grad permutes or broadcasts its gradients for few sums each.
-  cost.multiply = pixel_taps(plan) * static_cast<double>(vectors * depth) *
-                  (plan.pass == Pass::kWgrad ? 0.65 : 0.5) * full;
-  const double pixels = static_cast<double>(p.N) * (forward ? p.P * p.Q : p.H * p.W);
-  // Rows of planes are transposed one by one, unless the planes are taken whole.
-  const double planar = p.input_layout == Layout::kContiguous && plan.channel_block == 0 ? 2 : 1;
-  // A stride leaves input grad few taps for each tile.
-  const double a_tile = plan.pass == Pass::kDgrad && p.stride_w > 1 ? 20 : 10;
-  cost.move = pixels / plan.kernel->mr * static_cast<double>(vectors) * a_tile +
-              weight_elements(p) * kTransposeCycles +
-              planar * (layout_cycles(p, input_elements(p)) + layout_cycles(p, output_elements(p)));
-  cost.memory = stream_tensors(p);
-  return cost;
-}
-
-Cost cost_grouped_planes(const ConvPlan& plan) {
-  const ConvProblem& p = plan.problem;
-  const int lanes = lanes_of(*plan.kernel, plan.kernel->vectors);
-  const bool forward = plan.pass != Pass::kDgrad;
-  // What lies between the rows is computed too.
-  const std::int64_t reach = (p.S - 1) * p.dilation_w / p.stride_w;
-  const double columns = static_cast<double>(reach + (forward ? p.Q : ceil_div(p.W, p.stride_w)));
-  const double rows = static_cast<double>(forward ? p.P : ceil_div(p.H, p.stride_h));
-  const double planes = static_cast<double>(p.N) * (p.K + p.C);
-  const double taps = static_cast<double>(p.taps() * p.channels_per_group());
-  const std::int64_t outputs = forward ? p.outputs_per_group() : p.channels_per_group();
-  Cost cost;
-  // One channel loads x for each FMA. Weight grad has as many sums as it has channels and taps, up to
-  // nine, and few sums wait for each other.
-  const double sums =
-      static_cast<double>((outputs < 4 ? outputs : 4) * (p.taps() < 9 ? p.taps() : 9));
-  const double waits = plan.pass != Pass::kWgrad ? 1 : sums < 8 ? 2.4 : 1.2;
-  cost.multiply = static_cast<double>(p.N) * p.K * taps * rows * columns / lanes *
-                  (outputs >= 4   ? 0.55
-                   : outputs >= 2 ? 0.6
-                                  : 0.78) *
-                  waits;
-  // Copied padding is folded by whole planes, which may not stay near the core.
-  constexpr std::int64_t kNearBytes = 1 << 20;
-  if (!forward && p.padding_mode != PaddingMode::kZeros) {
-    cost.multiply *= plan.thread_workspace_bytes > kNearBytes ? 2 : 1.1;
-  }
-  const bool adjacent = p.stride_w == 1;
-  // Weight grad gathers both activations a few channels at a time, each pass over whole pixels.
-  const double gather = plan.pass == Pass::kWgrad ? 2 * kGatherCycles : kGatherCycles;
-  const double planar = p.input_layout == Layout::kContiguous ? kCopyCycles : gather;
-  // A stride's phases, which input grad of one group joins for all channels at once.
-  const bool all_channels = plan.pass == Pass::kDgrad && p.groups == 1;
-  const double phases = all_channels ? kGatherCycles : kGatherCycles / 2;
-  cost.move = planes * 300 + weight_elements(p) * kTransposeCycles +
-              input_elements(p) * (adjacent ? planar : phases) + output_elements(p) * planar;
-  cost.memory = stream_tensors(p);
-  return cost;
-}
-
 Cost cost_outer(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
   const int vectors = plan.kernel->vectors, lanes = lanes_of(*plan.kernel, vectors);
@@ -495,34 +302,6 @@ Cost cost_outer(const ConvPlan& plan) {
       (p.input_layout == Layout::kContiguous || in_place ? 0
                                                          : output_elements(p) * kTransposeCycles) +
       static_cast<double>(plan.workspace_bytes) / 4 * kTransposeCycles;
-  cost.memory = stream_tensors(p);
-  return cost;
-}
-
-Cost cost_winograd_wgrad(const ConvPlan& plan) {
-  const ConvProblem& p = plan.problem;
-  const int vectors = plan.kernel->vectors, lanes = lanes_of(*plan.kernel, vectors);
-  const WinogradShape shape = winograd_shape(plan);
-  const double points = shape.points * shape.points, filters = shape.filters * shape.filters;
-  const std::int64_t tiles = winograd_tiles(plan);
-  const double blocks = static_cast<double>(ceil_div(tiles, plan.pixel_block));
-  const double parts = static_cast<double>(ceil_div(p.K, plan.output_block));
-  const auto c_vectors = static_cast<double>(ceil_div(p.C, lanes));
-  const double register_tiles = ceil_div(p.K, plan.kernel->mr) * c_vectors / vectors;
-  Cost cost;
-  cost.multiply =
-      points * tile_cycles(static_cast<double>(tiles) * register_tiles, plan.kernel->mr, vectors);
-  constexpr double kTransformCycles = 6;  // a vector of a point, or one channel past the last
-  constexpr double kSumCycles = 3;        // a vector of sums, to or from beyond the near caches
-  const auto vectors_of = [lanes](std::int64_t channels) {
-    return static_cast<double>(channels / lanes + channels % lanes);
-  };
-  const double sums = filters * static_cast<double>(p.K) * c_vectors;
-  cost.move = points * kTransformCycles * static_cast<double>(tiles) *
-                  ((blocks > 1 ? parts : 1) * vectors_of(p.C) + vectors_of(p.K)) +
-              filters * blocks * register_tiles * kTileCycles * 2 + blocks * sums * kSumCycles * 2 +
-              sums * kTransformCycles + layout_cycles(p, input_elements(p)) +
-              layout_cycles(p, output_elements(p)) + weight_elements(p) * kCopyCycles;
   cost.memory = stream_tensors(p);
   return cost;
 }
