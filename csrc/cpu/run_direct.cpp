@@ -2,35 +2,26 @@
 // source rows that are packed with their padding in place (or lie so already).
 #include <vector>
 
-#include "drivers.h"
+#include "data_pass.h"
 #include "isa_select.h"
 #include "row_cache.h"
-#include "tap_classes.h"
 #include "tap_panels.h"
 
 namespace convext {
 namespace {
 
 template <class T>
-class DirectPass {
+class DirectPass : private DataPass {
  public:
   DirectPass(const ConvPlan& plan, const ConvTensors& t)
-      : kernels_(compute_kernels<T>(plan.kernel->isa)),
+      : DataPass(plan, t),
+        kernels_(compute_kernels<T>(plan.kernel->isa)),
         mr_(plan.kernel->mr),
         nr_(plan.kernel->nr),
-        forward_(plan.pass == Pass::kFprop),
-        source_(forward_ ? t.input : t.output),
-        destination_(forward_ ? t.output : t.input),
-        bias_(forward_ ? t.bias : TensorView{}),
-        R_(plan.problem.R),
-        groups_(plan.problem.groups),
-        lanes_(forward_ ? plan.problem.outputs_per_group() : plan.problem.channels_per_group()),
-        depth_(forward_ ? plan.problem.channels_per_group() : plan.problem.outputs_per_group()),
-        rows_(forward_map_h(plan.problem)),
-        columns_(columns_of(plan)),
-        panels_(kernels_, t.weight, {forward_, groups_, lanes_, depth_, R_, nr_}, columns_.order) {
-    const ConvProblem& p = plan.problem;
-    if (!forward_) rows_ = invert(rows_, p.H);
+        rows_(row_map()),
+        columns_(column_classes()),
+        panels_(kernels_, weight_, {forward_, groups_, outputs_, depth_, p_.R, nr_},
+                columns_.order) {
     const std::int64_t channels = groups_ * depth_;
     merged_ = groups_ == 1;
     std::size_t most_taps = 0;
@@ -49,7 +40,7 @@ class DirectPass {
 
   void run(const Threads& threads) {
     panels_.pack(threads);
-    packed_bias_ = pack_lane_bias(kernels_, bias_, groups_, lanes_, panels_.blocks() * nr_);
+    packed_bias_ = pack_lane_bias(kernels_, bias_, groups_, outputs_, panels_.blocks() * nr_);
     make_units();
     const std::int64_t items = destination_.size[0] * row_items_;
     const std::int64_t units = static_cast<std::int64_t>(units_.size());
@@ -61,14 +52,6 @@ class DirectPass {
   }
 
  private:
-  static AxisClasses columns_of(const ConvPlan& plan) {
-    const ConvProblem& p = plan.problem;
-    if (plan.pass == Pass::kFprop) {
-      return forward_classes(p.Q, p.S, p.stride_w, p.dilation_w, p.pad_left, p.W, p.padding_mode);
-    }
-    return backward_classes(p.Q, p.S, p.stride_w, p.dilation_w, p.pad_left, p.W);
-  }
-
   // A panel's worth of destination channels.
   struct Unit {
     std::int64_t channel, lanes, source_channel;
@@ -79,14 +62,14 @@ class DirectPass {
   };
 
   void make_units() {
-    const bool in_place = channels_in_place<T>(destination_, groups_ * lanes_);
+    const bool in_place = channels_in_place<T>(destination_, groups_ * outputs_);
     const std::int64_t blocks = panels_.blocks();
     bool all_in_place = true;
     for (std::int64_t g = 0; g < groups_; ++g) {
       for (std::int64_t block = 0; block < blocks; ++block) {
-        const std::int64_t lane = block * nr_, lanes = least(lanes_ - lane, nr_);
+        const std::int64_t lane = block * nr_, lanes = least(outputs_ - lane, nr_);
         const int vectors = static_cast<int>(ceil_div(lanes, kernels_.lanes));
-        units_.push_back({g * lanes_ + lane, lanes, g * depth_, vectors,
+        units_.push_back({g * outputs_ + lane, lanes, g * depth_, vectors,
                           in_place && lanes == vectors * kernels_.lanes, panels_.panel(g, block),
                           packed_bias_ + (g * blocks + block) * nr_});
         all_in_place = all_in_place && units_.back().in_place;
@@ -161,7 +144,7 @@ class DirectPass {
     explicit Worker(DirectPass& pass)
         : pass_(pass),
           cache_(pass.kernels_, pass.source_, pass.groups_ * pass.depth_, pass.in_place_,
-                 pass.rows_per_item_ * pass.R_, pass.packed_) {
+                 pass.rows_per_item_ * pass.p_.R, pass.packed_) {
       std::int64_t most = 0;
       for (const TapClass& c : pass.columns_.classes) {
         if (c.count > most) most = c.count;
@@ -214,7 +197,7 @@ class DirectPass {
       const std::int64_t kernel_columns = static_cast<std::int64_t>(pass_.columns_.order.size());
       const std::size_t taps = pass_.merged_ && !c.offsets.empty() ? 1 : c.offsets.size();
       const std::int64_t first = segment.tiles.front() * pass_.columns_.source_step - segment.base;
-      for (std::int64_t r = 0; r < pass_.R_; ++r) {
+      for (std::int64_t r = 0; r < pass_.p_.R; ++r) {
         const std::int64_t source = pass_.rows_.source(h, r);
         if (source < 0) continue;
         const T* row = segment.direct
@@ -272,9 +255,6 @@ class DirectPass {
 
   const ComputeKernels<T>& kernels_;
   std::int64_t mr_, nr_;
-  bool forward_;
-  TensorView source_, destination_, bias_;
-  std::int64_t R_, groups_, lanes_, depth_;
   AxisMap rows_;
   AxisClasses columns_;
   TapPanels<T> panels_;

@@ -2,36 +2,27 @@
 // rows that are packed as planes.
 #include <vector>
 
-#include "drivers.h"
+#include "data_pass.h"
 #include "isa_select.h"
 #include "plane_cache.h"
-#include "tap_classes.h"
 #include "tap_panels.h"
 
 namespace convext {
 namespace {
 
 template <class T>
-class DirectPlanesPass {
+class DirectPlanesPass : private DataPass {
  public:
   DirectPlanesPass(const ConvPlan& plan, const ConvTensors& t)
-      : kernels_(compute_kernels<T>(plan.kernel->isa)),
+      : DataPass(plan, t),
+        kernels_(compute_kernels<T>(plan.kernel->isa)),
         lanes_(kernels_.lanes),
         budget_(plan.kernel->mr * plan.kernel->vectors),
-        forward_(plan.pass == Pass::kFprop),
-        source_(forward_ ? t.input : t.output),
-        destination_(forward_ ? t.output : t.input),
-        bias_(forward_ ? t.bias : TensorView{}),
-        R_(plan.problem.R),
-        groups_(plan.problem.groups),
-        outputs_(forward_ ? plan.problem.outputs_per_group() : plan.problem.channels_per_group()),
-        depth_(forward_ ? plan.problem.channels_per_group() : plan.problem.outputs_per_group()),
-        rows_(forward_map_h(plan.problem)),
-        columns_(columns_of(plan)),
+        rows_(row_map()),
+        columns_(column_classes()),
         mr_(plan.tile_rows),
-        panels_(kernels_, t.weight, {forward_, groups_, outputs_, depth_, R_, mr_},
+        panels_(kernels_, weight_, {forward_, groups_, outputs_, depth_, p_.R, mr_},
                 columns_.order) {
-    if (!forward_) rows_ = invert(rows_, plan.problem.H);
     flat_ = depth_ <= kFlatDepth;
     width_ = destination_.size[3];
     // Rows of planes are stored where they belong, the last vector of a row over the one before it.
@@ -62,14 +53,6 @@ class DirectPlanesPass {
   static constexpr std::int64_t kFlatDepth = 4;  // so few planes: each an entry of its own
   static constexpr std::int64_t kChunk = 24;     // channels computed between two stores of a row
 
-  static AxisClasses columns_of(const ConvPlan& plan) {
-    const ConvProblem& p = plan.problem;
-    if (plan.pass == Pass::kFprop) {
-      return forward_classes(p.Q, p.S, p.stride_w, p.dilation_w, p.pad_left, p.W, p.padding_mode);
-    }
-    return backward_classes(p.Q, p.S, p.stride_w, p.dilation_w, p.pad_left, p.W);
-  }
-
   std::int64_t most_vectors(std::int64_t mr) const {
     const std::int64_t most = budget_ / mr;
     return most < kMostPlaneVectors ? most : kMostPlaneVectors;
@@ -85,7 +68,7 @@ class DirectPlanesPass {
    public:
     explicit Worker(DirectPlanesPass& pass)
         : pass_(pass),
-          cache_(pass.kernels_, pass.source_, pass.groups_ * pass.depth_, pass.R_,
+          cache_(pass.kernels_, pass.source_, pass.groups_ * pass.depth_, pass.p_.R,
                  pass.columns_.packed, pass.columns_.source_step,
                  pass.store_in_place_ ? 0 : kMostPlaneVectors * pass.lanes_) {
       for (const TapClass& c : pass.columns_.classes) {
@@ -129,7 +112,7 @@ class DirectPlanesPass {
     void build_entries(std::int64_t h) {
       const std::int64_t kernel_columns = static_cast<std::int64_t>(pass_.columns_.order.size());
       const std::int64_t planes = pass_.flat_ ? pass_.depth_ : 1, plane = cache_.plane_stride();
-      pointers_.resize(pass_.R_ * kernel_columns * planes);
+      pointers_.resize(pass_.p_.R * kernel_columns * planes);
       weights_.resize(pointers_.size());
       strips_.clear();
       const T** x = pointers_.data();
@@ -137,7 +120,7 @@ class DirectPlanesPass {
       for (const TapClass& c : pass_.columns_.classes) {
         const std::int64_t taps = static_cast<std::int64_t>(c.offsets.size());
         const std::int64_t first = x - pointers_.data();
-        for (std::int64_t r = 0; r < pass_.R_; ++r) {
+        for (std::int64_t r = 0; r < pass_.p_.R; ++r) {
           const std::int64_t source = pass_.rows_.source(h, r);
           if (source < 0) continue;
           const T* row = cache_.row(source);
@@ -220,9 +203,6 @@ class DirectPlanesPass {
 
   const ComputeKernels<T>& kernels_;
   std::int64_t lanes_, budget_;
-  bool forward_;
-  TensorView source_, destination_, bias_;
-  std::int64_t R_, groups_, outputs_, depth_;
   AxisMap rows_;
   AxisClasses columns_;
   std::int64_t mr_;

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "../int_math.h"
-#include "drivers.h"
+#include "data_pass.h"
 #include "isa_kernels.h"
 #include "isa_select.h"
 #include "plane_layout.h"
@@ -58,19 +58,12 @@ Positions destinations(const PlaneAxis& axis, std::int64_t stride, std::int64_t 
 }
 
 template <class T>
-class GroupedPlanesPass {
+class GroupedPlanesPass : private DataPass {
  public:
   GroupedPlanesPass(const ConvPlan& plan, const ConvTensors& t)
-      : kernels_(compute_kernels<T>(plan.kernel->isa)),
-        p_(plan.problem),
-        forward_(plan.pass == Pass::kFprop),
+      : DataPass(plan, t),
+        kernels_(compute_kernels<T>(plan.kernel->isa)),
         fold_(!forward_ && p_.padding_mode != PaddingMode::kZeros),
-        outputs_(forward_ ? p_.outputs_per_group() : p_.channels_per_group()),
-        depth_(forward_ ? p_.channels_per_group() : p_.outputs_per_group()),
-        source_(forward_ ? t.input : t.output),
-        destination_(forward_ ? t.output : t.input),
-        weight_(t.weight),
-        bias_(forward_ ? t.bias : TensorView{}),
         layout_(make_layout(p_, forward_, depth_, kPackedBytes / bytes_of(DType::kFloat32))) {
     const std::int64_t down = forward_ ? 1 : p_.stride_h, across = forward_ ? 1 : p_.stride_w;
     for (std::int64_t h = 0; h < down; ++h) {
@@ -258,10 +251,7 @@ class GroupedPlanesPass {
   }
 
   const ComputeKernels<T>& kernels_;
-  const ConvProblem& p_;
-  bool forward_, fold_;
-  std::int64_t outputs_, depth_;  // channels of a group's destination and source
-  TensorView source_, destination_, weight_, bias_;
+  bool fold_;
   PlaneLayout layout_;
   std::vector<Class> classes_;
   std::int64_t panel_elements_ = 0;  // of a group

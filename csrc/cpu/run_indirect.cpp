@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "../int_math.h"
-#include "drivers.h"
+#include "data_pass.h"
 #include "isa_kernels.h"
 #include "isa_select.h"
 #include "pointer_table.h"
@@ -25,55 +25,32 @@ struct PixelClass {
 
 // T is what is computed in, X what rows and packed weights are stored in: T, or bfloat16 in pairs.
 template <class T, class X = T>
-class IndirectPass {
+class IndirectPass : private DataPass {
  public:
   IndirectPass(const ConvPlan& plan, const ConvTensors& t)
-      : kernels_(compute_kernels<T>(plan.kernel->isa)),
+      : DataPass(plan, t),
+        kernels_(compute_kernels<T>(plan.kernel->isa)),
         mr_(plan.kernel->mr),
         nr_(plan.kernel->nr),
         block_(plan.pixel_block),
-        forward_(plan.pass == Pass::kFprop),
-        weight_(t.weight),
-        bias_(t.bias) {
-    const ConvProblem& p = plan.problem;
-    N_ = p.N;
-    R_ = p.R;
-    S_ = p.S;
-    groups_ = p.groups;
-    rows_ = forward_map_h(p);
-    columns_ = forward_map_w(p);
-    if (forward_) {
-      source_ = t.input;
-      destination_ = t.output;
-      lanes_ = p.outputs_per_group();
-      depth_ = p.channels_per_group();
-      lane_stride_ = t.weight.stride[0];
-      depth_stride_ = t.weight.stride[1];
-      merged_ = plan.merged_columns;
-    } else {
-      source_ = t.output;
-      destination_ = t.input;
-      lanes_ = p.channels_per_group();
-      depth_ = p.outputs_per_group();
-      lane_stride_ = t.weight.stride[1];
-      depth_stride_ = t.weight.stride[0];
-      rows_ = invert(rows_, p.H);
-      columns_ = invert(columns_, p.W);
-      step_h_ = p.stride_h;
-      step_w_ = p.stride_w;
-      bias_ = TensorView{};
-    }
-    lane_blocks_ = ceil_div(lanes_, nr_);
-    taps_ = R_ * S_;
+        merged_(forward_ && plan.merged_columns),
+        R_(p_.R),
+        S_(p_.S),
+        taps_(p_.taps()),
+        step_h_(forward_ ? 1 : p_.stride_h),
+        step_w_(forward_ ? 1 : p_.stride_w),
+        lane_blocks_(ceil_div(outputs_, nr_)),
+        rows_(row_map()),
+        columns_(column_map()) {
     make_classes();
-    make_packed_columns(p);
+    make_packed_columns();
   }
 
   void run(const Threads& threads) {
     pack_weights(threads);
     pack_bias();
     threads.run_units<Worker>(
-        *this, N_ * blocks_, groups_ * lane_blocks_,
+        *this, p_.N * blocks_, groups_ * lane_blocks_,
         [&](Worker& worker, std::int64_t item, std::int64_t unit, std::int64_t end) {
           worker.item(item / blocks_, item % blocks_, unit, end);
         });
@@ -107,17 +84,17 @@ class IndirectPass {
     }
   }
 
-  void make_packed_columns(const ConvProblem& p) {
+  void make_packed_columns() {
     if (merged_) {
       // The padded row: packed column v is virtual column v - pad_left, so the S taps of a pixel
       // lie next to each other and form one run of S * depth channels.
-      packed_columns_.assign((p.Q - 1) * p.stride_w + S_, -1);
-      for (std::int64_t q = 0; q < p.Q; ++q) {
+      packed_columns_.assign((p_.Q - 1) * p_.stride_w + S_, -1);
+      for (std::int64_t q = 0; q < p_.Q; ++q) {
         for (std::int64_t s = 0; s < S_; ++s) {
-          packed_columns_[q * p.stride_w + s] = columns_.source(q, s);
+          packed_columns_[q * p_.stride_w + s] = columns_.source(q, s);
         }
       }
-      merged_step_ = p.stride_w;
+      merged_step_ = p_.stride_w;
     } else {
       packed_columns_.resize(source_.size[3]);
       for (std::size_t i = 0; i < packed_columns_.size(); ++i) packed_columns_[i] = i;
@@ -131,14 +108,14 @@ class IndirectPass {
     const bool taps_adjacent = taps_ > 1 && column_stride == 1 && (R_ == 1 || row_stride == S_);
     // Each item reads source rows along their contiguous direction: lanes of all blocks where lanes
     // are adjacent, depth within one block otherwise.
-    const bool lanes_adjacent = lane_stride_ == 1 && !kPairs;
+    const bool lanes_adjacent = output_stride_ == 1 && !kPairs;
     const std::int64_t blocks = lanes_adjacent ? 1 : lane_blocks_;
     const std::int64_t chunks = ceil_div(depth_, kDepthChunk);
     threads.run(groups_ * blocks * chunks, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t g = item / chunks / blocks, lb = item / chunks % blocks;
         const std::int64_t d0 = item % chunks * kDepthChunk;
-        pack_panels(g, lb, lanes_adjacent ? lanes_ : lanes_in_block(lb), d0,
+        pack_panels(g, lb, lanes_adjacent ? outputs_ : lanes_in_block(lb), d0,
                     d0 + kDepthChunk < depth_ ? d0 + kDepthChunk : depth_, taps_adjacent);
       }
     });
@@ -148,7 +125,7 @@ class IndirectPass {
   void pack_panels(std::int64_t g, std::int64_t lb, std::int64_t lanes, std::int64_t d0,
                    std::int64_t d1, bool taps_adjacent) {
     // A group starts at its first output channel, the weight's dimension 0.
-    const std::int64_t k0 = g * (forward_ ? lanes_ : depth_), lane = lb * nr_;
+    const std::int64_t k0 = g * (forward_ ? outputs_ : depth_), lane = lb * nr_;
     X* panel = panels_ + (g * lane_blocks_ + lb) * panel_elements();
     const auto source = [&](std::int64_t tap, std::int64_t d) {
       return element(weight_, k0 + (forward_ ? lane : d), forward_ ? d : lane, tap / S_, tap % S_);
@@ -156,19 +133,19 @@ class IndirectPass {
     if constexpr (kPairs) {
       if (merged_) return pack_merged_pairs(source, lanes, panel);
       for (std::int64_t tap = 0; tap < taps_; ++tap) {
-        row_kernels().pack_pairs({source(tap, d0), weight_.dtype, depth_stride_, lane_stride_},
+        row_kernels().pack_pairs({source(tap, d0), weight_.dtype, depth_stride_, output_stride_},
                                  d1 - d0, lanes, nr_,
                                  panel + tap * run_elements(depth_) + d0 * nr_);
       }
     } else if (taps_adjacent) {
       for (std::int64_t d = d0; d < d1; ++d) {
-        kernels_.pack({source(0, d), weight_.dtype, 1, lane_stride_}, taps_, lanes, nr_,
+        kernels_.pack({source(0, d), weight_.dtype, 1, output_stride_}, taps_, lanes, nr_,
                       panel + d * nr_, depth_ * nr_, panel_elements());
       }
     } else {
       for (std::int64_t tap = 0; tap < taps_; ++tap) {
-        kernels_.pack({source(tap, d0), weight_.dtype, depth_stride_, lane_stride_}, d1 - d0, lanes,
-                      nr_, panel + (tap * depth_ + d0) * nr_, nr_, panel_elements());
+        kernels_.pack({source(tap, d0), weight_.dtype, depth_stride_, output_stride_}, d1 - d0,
+                      lanes, nr_, panel + (tap * depth_ + d0) * nr_, nr_, panel_elements());
       }
     }
   }
@@ -180,7 +157,7 @@ class IndirectPass {
     X* rows = scratch<X>(Slot::kPacked, run * nr_);
     for (std::int64_t r = 0; r < R_; ++r) {
       for (std::int64_t s = 0; s < S_; ++s) {
-        row_kernels().pack({source(r * S_ + s, 0), weight_.dtype, depth_stride_, lane_stride_},
+        row_kernels().pack({source(r * S_ + s, 0), weight_.dtype, depth_stride_, output_stride_},
                            depth_, lanes, nr_, rows + s * depth_ * nr_, nr_, 0);
       }
       row_kernels().pack_pairs({rows, weight_.dtype, nr_, 1}, run, lanes, nr_,
@@ -194,8 +171,8 @@ class IndirectPass {
     for (std::int64_t i = 0; i < channels; ++i) packed_bias_[i] = 0;
     if (bias_.data == nullptr) return;
     for (std::int64_t g = 0; g < groups_; ++g) {
-      kernels_.pack({element(bias_, 0, g * lanes_, 0, 0), bias_.dtype, 0, bias_.stride[1]}, 1,
-                    lanes_, lane_blocks_ * nr_, packed_bias_ + g * lane_blocks_ * nr_, 0, 0);
+      kernels_.pack({element(bias_, 0, g * outputs_, 0, 0), bias_.dtype, 0, bias_.stride[1]}, 1,
+                    outputs_, lane_blocks_ * nr_, packed_bias_ + g * lane_blocks_ * nr_, 0, 0);
     }
   }
 
@@ -215,7 +192,7 @@ class IndirectPass {
     return merged_ ? R_ * run_elements(S_ * depth_) : taps_ * run_elements(depth_);
   }
   std::int64_t lanes_in_block(std::int64_t lb) const {
-    const std::int64_t left = lanes_ - lb * nr_;
+    const std::int64_t left = outputs_ - lb * nr_;
     return left < nr_ ? left : nr_;
   }
 
@@ -230,7 +207,7 @@ class IndirectPass {
                  pass.most_block_rows_ * pass.R_ * pass.rows_.longest, pass.packed_columns_),
           table_(pass.rows_, pass.columns_, pass.mr_, pass.merged_ ? pass.merged_step_ : 0,
                  cache_.pixel_stride(), pass.merged_ ? pass.S_ * pass.depth_ : source_channels_) {
-      destination_channels_ = pass.groups_ * pass.lanes_;
+      destination_channels_ = pass.groups_ * pass.outputs_;
       store_in_place_ = channels_in_place<T>(pass.destination_, destination_channels_);
       const std::int64_t width = pass.nr_;
       tile_ = scratch<T>(Slot::kTile, pass.block_ * width);
@@ -280,7 +257,7 @@ class IndirectPass {
       const std::int64_t lanes = pass_.lanes_in_block(lb);
       const int lane_count = pass_.kernels_.lanes;
       const int vectors = static_cast<int>(ceil_div(lanes, lane_count));
-      const std::int64_t channel = g * pass_.lanes_ + lb * pass_.nr_;
+      const std::int64_t channel = g * pass_.outputs_ + lb * pass_.nr_;
       const bool in_place = store_in_place_ && lanes == vectors * lane_count;
       GemmTile<T, X> tile;
       tile.x_offset = g * pass_.depth_;
@@ -338,11 +315,9 @@ class IndirectPass {
 
   const ComputeKernels<T>& kernels_;
   std::int64_t mr_, nr_, block_;
-  bool forward_;
-  bool merged_ = false;  // one table entry a kernel row: its S taps are one run of channels
-  TensorView source_, destination_, weight_, bias_;
-  std::int64_t N_, R_, S_, taps_, groups_, lanes_, depth_, lane_stride_, depth_stride_;
-  std::int64_t step_h_ = 1, step_w_ = 1, merged_step_ = 1;
+  bool merged_;  // one table entry a kernel row: its S taps are one run of channels
+  std::int64_t R_, S_, taps_;
+  std::int64_t step_h_, step_w_, merged_step_ = 1;
   std::int64_t lane_blocks_, blocks_ = 0, most_block_rows_ = 0;
   AxisMap rows_, columns_;
   std::vector<PixelClass> classes_;

@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "../channel_parts.h"
-#include "drivers.h"
+#include "data_pass.h"
 #include "isa_kernels.h"
 #include "isa_select.h"
 #include "packed_planes.h"
@@ -18,25 +18,16 @@ namespace convext {
 namespace {
 
 template <class T>
-class PlaneStripPass {
+class PlaneStripPass : private DataPass {
  public:
   PlaneStripPass(const ConvPlan& plan, const ConvTensors& t)
-      : kernels_(compute_kernels<T>(plan.kernel->isa)),
-        p_(plan.problem),
-        forward_(plan.pass == Pass::kFprop),
+      : DataPass(plan, t),
+        kernels_(compute_kernels<T>(plan.kernel->isa)),
         grouped_(plan.kernel->algorithm == Algorithm::kGrouped),
-        source_(forward_ ? t.input : t.output),
-        destination_(forward_ ? t.output : t.input),
-        weight_(t.weight),
-        bias_(forward_ ? t.bias : TensorView{}),
-        group_((forward_ ? p_.K : p_.C) / p_.groups),
-        depth_((forward_ ? p_.C : p_.K) / p_.groups),
         parts_(forward_ ? p_.K : p_.C, plan.channel_block, kernels_.lanes),
-        rows_(forward_map_h(p_)),
+        rows_(row_map()),
         columns_(p_, forward_, false, destination_.size[3], source_.size[3], plan.kernel->mr,
-                 false) {
-    if (!forward_) rows_ = invert(rows_, p_.H);
-  }
+                 false) {}
 
   void run(const Threads& threads) {
     // Images of one part after each other: they share its weights.
@@ -72,7 +63,7 @@ class PlaneStripPass {
     void item(std::int64_t part, std::int64_t n) {
       const std::int64_t first = pass_.parts_.first(part), end = pass_.parts_.end(part);
       if (part != part_) begin_part(part, first, end - first);
-      planes_.pack(n, first / pass_.group_ * pass_.depth_, end / pass_.group_ * pass_.depth_);
+      planes_.pack(n, first / pass_.outputs_ * pass_.depth_, end / pass_.outputs_ * pass_.depth_);
       for (Strip& strip : strips_) {
         strip.arguments.last = last_;
         if (pass_.grouped_) {
@@ -93,10 +84,10 @@ class PlaneStripPass {
       int mr;
     };
 
-    std::int64_t source_width() const { return width_ / pass_.group_ * pass_.depth_; }
+    std::int64_t source_width() const { return width_ / pass_.outputs_ * pass_.depth_; }
 
     StripGroups groups_of(std::int64_t channels) const {
-      return StripGroups(channels, channels, pass_.group_, pass_.depth_, pass_.kernels_.lanes);
+      return StripGroups(channels, channels, pass_.outputs_, pass_.depth_, pass_.kernels_.lanes);
     }
 
     // Those that taps read, and all others of the tensor.
@@ -190,10 +181,7 @@ class PlaneStripPass {
   };
 
   const ComputeKernels<T>& kernels_;
-  const ConvProblem& p_;
-  bool forward_, grouped_;
-  TensorView source_, destination_, weight_, bias_;
-  std::int64_t group_, depth_;  // channels of a group's destination and source
+  bool grouped_;
   ChannelParts parts_;
   AxisMap rows_;
   StripColumns columns_;

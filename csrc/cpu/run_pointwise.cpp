@@ -8,7 +8,7 @@
 #include <cstring>
 
 #include "../int_math.h"
-#include "drivers.h"
+#include "data_pass.h"
 #include "isa_kernels.h"
 #include "isa_select.h"
 #include "pixel_runs.h"
@@ -18,37 +18,30 @@ namespace convext {
 namespace {
 
 template <class T>
-class PointwisePass {
+class PointwisePass : private DataPass {
  public:
   PointwisePass(const ConvPlan& plan, const ConvTensors& t)
-      : kernels_(compute_kernels<T>(plan.kernel->isa)),
-        p_(plan.problem),
-        forward_(plan.pass == Pass::kFprop),
+      : DataPass(plan, t),
+        kernels_(compute_kernels<T>(plan.kernel->isa)),
         strided_(p_.P != p_.H || p_.Q != p_.W),
-        depth_(forward_ ? p_.C : p_.K),
-        outputs_(forward_ ? p_.K : p_.C),
         image_(p_.P * p_.Q),
         vectors_(plan.kernel->vectors),
         lanes_(kernels_.lanes),
         block_(plan.pixel_block),
-        output_stride_(t.weight.stride[forward_ ? 0 : 1]),
-        depth_stride_(t.weight.stride[forward_ ? 1 : 0]),
-        weight_(t.weight),
-        bias_(forward_ ? t.bias : TensorView{}),
         spread_(t.input),
-        source_(forward_ ? every_nth_pixel(t.input, p_.P, p_.Q, p_.stride_h, p_.stride_w)
-                         : t.output),
-        destination_(forward_ ? t.output
-                              : every_nth_pixel(t.input, p_.P, p_.Q, p_.stride_h, p_.stride_w)) {
-    const bool whole = source_.view.dtype == compute_dtype<T>();
-    planar_ = source_.view.stride[1] != 1 && depth_ > 1;
-    source_in_place_ =
-        whole && (planar_ ? source_.images_are_runs() && source_.step == 1 : source_.one_run());
+        source_runs_(forward_ ? every_nth_pixel(t.input, p_.P, p_.Q, p_.stride_h, p_.stride_w)
+                              : t.output),
+        destination_runs_(
+            forward_ ? t.output : every_nth_pixel(t.input, p_.P, p_.Q, p_.stride_h, p_.stride_w)) {
+    const bool whole = source_runs_.view.dtype == compute_dtype<T>();
+    planar_ = source_runs_.view.stride[1] != 1 && depth_ > 1;
+    source_in_place_ = whole && (planar_ ? source_runs_.images_are_runs() && source_runs_.step == 1
+                                         : source_runs_.one_run());
     // Among zeros, results are spread.
-    destination_in_place_ = (forward_ || !strided_) &&
-                            destination_.view.dtype == compute_dtype<T>() &&
-                            (planar_ ? destination_.images_are_runs() && destination_.step == 1
-                                     : destination_.one_run() && destination_.view.stride[1] == 1);
+    destination_in_place_ =
+        (forward_ || !strided_) && destination_runs_.view.dtype == compute_dtype<T>() &&
+        (planar_ ? destination_runs_.images_are_runs() && destination_runs_.step == 1
+                 : destination_runs_.one_run() && destination_runs_.view.stride[1] == 1);
   }
 
   void run(const Threads& threads) {
@@ -188,8 +181,8 @@ class PointwisePass {
 
     // Pixels [first, first + count) through panels [panel0, panel1).
     void rows(std::int64_t first, std::int64_t count, std::int64_t panel0, std::int64_t panel1) {
-      const PixelRuns& source = pass_.source_;
-      const PixelRuns& destination = pass_.destination_;
+      const PixelRuns& source = pass_.source_runs_;
+      const PixelRuns& destination = pass_.destination_runs_;
       const T* a = rows_;
       strip_.rows = count;
       strip_.a_depth = 1;
@@ -230,7 +223,7 @@ class PointwisePass {
     // the other.
     void planes(std::int64_t n, std::int64_t begin, std::int64_t end, std::int64_t channel0,
                 std::int64_t channel1) {
-      const PixelRuns& destination = pass_.destination_;
+      const PixelRuns& destination = pass_.destination_runs_;
       const std::int64_t count = end - begin, vectors = ceil_div(count, pass_.lanes_);
       const std::int64_t panels = ceil_div(vectors, pass_.vectors_);
       const bool in_place = pass_.destination_in_place_ && count >= pass_.lanes_;
@@ -307,7 +300,7 @@ class PointwisePass {
     // The strip's panel of pixels, for `channels` channels: where it lies, and if more than a few of
     // them read it, for it lies far apart, copied by the first.
     void find_panel(std::int64_t first, std::int64_t d, std::int64_t channels) {
-      const PixelRuns& source = pass_.source_;
+      const PixelRuns& source = pass_.source_runs_;
       strip_.ahead = nullptr;
       if (pass_.source_in_place_) {
         const T* planes = static_cast<const T*>(source.at(first, d));
@@ -332,7 +325,7 @@ class PointwisePass {
 
     // The block's pixels as [pixel][channel].
     void gather_rows(std::int64_t first, std::int64_t count) {
-      const PixelRuns& source = pass_.source_;
+      const PixelRuns& source = pass_.source_runs_;
       const std::int64_t depth = pass_.depth_;
       source.for_each(first, count, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
         pass_.kernels_.pack(
@@ -389,13 +382,11 @@ class PointwisePass {
   };
 
   const ComputeKernels<T>& kernels_;
-  const ConvProblem& p_;
-  bool forward_, strided_, planar_ = false;
+  bool strided_, planar_ = false;
   bool source_in_place_ = false, destination_in_place_ = false;
-  std::int64_t depth_, outputs_, image_, vectors_, lanes_, block_, blocks_ = 1;
-  std::int64_t output_stride_, depth_stride_;
-  TensorView weight_, bias_, spread_;
-  PixelRuns source_, destination_;
+  std::int64_t image_, vectors_, lanes_, block_, blocks_ = 1;
+  TensorView spread_;
+  PixelRuns source_runs_, destination_runs_;
   const T* weights_ = nullptr;
   std::int64_t weight_row_ = 0, weight_depth_ = 0;
   T* bias_values_ = nullptr;

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "../int_math.h"
-#include "drivers.h"
+#include "data_pass.h"
 #include "isa_kernels.h"
 #include "isa_select.h"
 #include "row_cache.h"
@@ -20,15 +20,14 @@ namespace convext {
 namespace {
 
 template <class T>
-class StripPass {
+class StripPass : private DataPass {
  public:
   StripPass(const ConvPlan& plan, const ConvTensors& t)
-      : kernels_(compute_kernels<T>(plan.kernel->isa)),
-        p_(plan.problem),
+      : DataPass(plan, t),
+        kernels_(compute_kernels<T>(plan.kernel->isa)),
         mr_(plan.kernel->mr),
-        forward_(plan.pass == Pass::kFprop),
         grouped_(plan.kernel->algorithm == Algorithm::kGrouped),
-        weight_(t.weight),
+        rows_(row_map()),
         source_channels_(forward_ ? p_.C : p_.K),
         // Of one-channel groups, output channels are the lanes: inputs are repeated for them in
         // fprop, and their gradients added in dgrad.
@@ -37,21 +36,11 @@ class StripPass {
         sums_(!grouped_ && !forward_ ? p_.outputs_per_group() : 1) {
     const std::int64_t vector = kernels_.lanes;
     width_ = channels_ < vector ? vector : channels_;
-    rows_ = forward_map_h(p_);
-    if (forward_) {
-      source_ = t.input;
-      destination_ = t.output;
-      bias_ = t.bias;
-    } else {
-      source_ = t.output;
-      destination_ = t.input;
-      rows_ = invert(rows_, p_.H);
-    }
     tap_weights_ = width_;
     if (grouped_) {
-      groups_ = StripGroups(channels_, width_, channels_ / p_.groups, source_channels_ / p_.groups,
+      blocks_ = StripGroups(channels_, width_, channels_ / p_.groups, source_channels_ / p_.groups,
                             vector);
-      tap_weights_ = groups_.tap_weights;
+      tap_weights_ = blocks_.tap_weights;
     }
     in_place_ = channels_in_place<T>(source_, source_channels_) && repeat_ == 1 &&
                 source_channels_ >= vector;
@@ -71,7 +60,7 @@ class StripPass {
   void run(const Threads& threads) {
     pack_weights(threads);
     // A unit is two vectors of channels, or the blocks of a group; the last one has what is left.
-    const std::int64_t unit = grouped_ ? groups_.unit : kernels_.lanes * 2;
+    const std::int64_t unit = grouped_ ? blocks_.unit : kernels_.lanes * 2;
     const std::int64_t units = sums_ == 1 && channels_ > unit ? channels_ / unit : 1;
     const std::int64_t rows = destination_.size[2];
     threads.run_units<Worker>(
@@ -90,9 +79,9 @@ class StripPass {
     packed_bias_ = scratch<T>(Slot::kBias, width_);
     pack_strip_bias(kernels_, bias_, 0, channels_, width_, packed_bias_);
     if (grouped_) {
-      threads.run(static_cast<std::int64_t>(groups_.blocks.size()), [&](std::int64_t begin,
+      threads.run(static_cast<std::int64_t>(blocks_.blocks.size()), [&](std::int64_t begin,
                                                                         std::int64_t end) {
-        pack_group_weights(kernels_, p_, forward_, weight_, groups_, 0, begin, end, panels_);
+        pack_group_weights(kernels_, p_, forward_, weight_, blocks_, 0, begin, end, panels_);
       });
       return;
     }
@@ -129,11 +118,11 @@ class StripPass {
       strip.weight = weights_.data();
       strip.first = first;
       strip.last = last;
-      strip.blocks = pass_.groups_.blocks.data();
-      strip.depth = pass_.groups_.depth;
-      strip.vectors = pass_.groups_.vectors;
-      strip.spread = pass_.groups_.spread;
-      if (pass_.grouped_) pass_.groups_.find(pass_.width_, &strip.first, &strip.last);
+      strip.blocks = pass_.blocks_.blocks.data();
+      strip.depth = pass_.blocks_.depth;
+      strip.vectors = pass_.blocks_.vectors;
+      strip.spread = pass_.blocks_.spread;
+      if (pass_.grouped_) pass_.blocks_.find(pass_.width_, &strip.first, &strip.last);
       strip.bias = pass_.packed_bias_;
       const TensorView& y = pass_.destination_;
       for (const ColumnClass& c : pass_.strips_.classes) {
@@ -255,18 +244,16 @@ class StripPass {
   };
 
   const ComputeKernels<T>& kernels_;
-  const ConvProblem& p_;
   std::int64_t mr_;
-  bool forward_, grouped_;
-  TensorView source_, destination_, weight_, bias_{};
+  bool grouped_;
+  AxisMap rows_;
   std::int64_t source_channels_, channels_;  // of the source's and the results' pixels
   std::int64_t repeat_, sums_;               // see the constructor
   std::int64_t width_ = 0;                   // of a pixel of results, a vector at least
   std::int64_t tap_weights_ = 0;             // packed weights of one tap
-  StripGroups groups_;
+  StripGroups blocks_;
   std::int64_t columns_ = 0;  // of a row of results, before it is folded
   bool in_place_ = false, store_in_place_ = false, streams_ = false, fold_ = false;
-  AxisMap rows_;
   StripColumns strips_;
   T* panels_ = nullptr;
   T* packed_bias_ = nullptr;

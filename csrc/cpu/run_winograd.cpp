@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "../int_math.h"
-#include "drivers.h"
+#include "data_pass.h"
 #include "isa_kernels.h"
 #include "isa_select.h"
 #include "row_cache.h"
@@ -27,10 +27,11 @@ struct AxisRun {
 };
 
 template <class T>
-class WinogradPass {
+class WinogradPass : private DataPass {
  public:
   WinogradPass(const ConvPlan& plan, const ConvTensors& t)
-      : kernels_(compute_kernels<T>(plan.kernel->isa)),
+      : DataPass(plan, t),
+        kernels_(compute_kernels<T>(plan.kernel->isa)),
         transforms_(transforms_of(kernels_, plan)),
         shape_(winograd_shape(plan)),
         points_(shape_.points * shape_.points),
@@ -39,38 +40,14 @@ class WinogradPass {
         block_(plan.pixel_block),
         source_block_(plan.channel_block),
         few_tiles_(plan.few_tiles),
-        forward_(plan.pass == Pass::kFprop),
-        weight_(t.weight),
-        bias_(t.bias) {
-    const ConvProblem& p = plan.problem;
-    N_ = p.N;
-    groups_ = p.groups;
-    step_h_ = p.dilation_h;
-    step_w_ = p.dilation_w;
-    AxisMap rows = forward_map_h(p), columns = forward_map_w(p);
-    if (forward_) {
-      source_ = t.input;
-      destination_ = t.output;
-      lanes_ = p.outputs_per_group();
-      depth_ = p.channels_per_group();
-      lane_stride_ = t.weight.stride[0];
-      depth_stride_ = t.weight.stride[1];
-    } else {
-      source_ = t.output;
-      destination_ = t.input;
-      lanes_ = p.channels_per_group();
-      depth_ = p.outputs_per_group();
-      lane_stride_ = t.weight.stride[1];
-      depth_stride_ = t.weight.stride[0];
-      rows = invert(rows, p.H);
-      columns = invert(columns, p.W);
-      bias_ = TensorView{};
-    }
-    rows_ = axis_tiles(rows, shape_, step_h_, p.pad_top, !forward_);
-    columns_ = axis_tiles(columns, shape_, step_w_, p.pad_left, !forward_);
-    lane_blocks_ = ceil_div(lanes_, nr_);
-    group_columns_ = round_up(lanes_, kernels_.lanes);
-    units_ = groups_ * lane_blocks_;
+        N_(p_.N),
+        step_h_(p_.dilation_h),
+        step_w_(p_.dilation_w),
+        lane_blocks_(ceil_div(outputs_, nr_)),
+        group_columns_(round_up(outputs_, kernels_.lanes)),
+        units_(groups_ * lane_blocks_),
+        rows_(axis_tiles(row_map(), shape_, step_h_, p_.pad_top, !forward_)),
+        columns_(axis_tiles(column_map(), shape_, step_w_, p_.pad_left, !forward_)) {
     make_runs();
   }
 
@@ -146,12 +123,12 @@ class WinogradPass {
 
   std::int64_t panel_elements() const { return depth_ * nr_; }
   std::int64_t lanes_in_block(std::int64_t lb) const {
-    const std::int64_t left = lanes_ - lb * nr_;
+    const std::int64_t left = outputs_ - lb * nr_;
     return left < nr_ ? left : nr_;
   }
   // Where a unit's lanes start, in the destination's channels and in padded columns of sums.
   std::int64_t unit_channel(std::int64_t unit) const {
-    return unit / lane_blocks_ * lanes_ + unit % lane_blocks_ * nr_;
+    return unit / lane_blocks_ * outputs_ + unit % lane_blocks_ * nr_;
   }
   std::int64_t unit_column(std::int64_t unit) const {
     return unit / lane_blocks_ * group_columns_ + unit % lane_blocks_ * nr_;
@@ -181,20 +158,20 @@ class WinogradPass {
     const std::int64_t tap_stride = depth * nr_, block_stride = 9 * tap_stride;
     T* taps = scratch<T>(Slot::kFilter, kBlockChunk * 9 * kDepthChunk * nr_);
     const std::int64_t lane0 = lb0 * nr_;
-    const std::int64_t left = lanes_ - lane0, lanes = left < blocks * nr_ ? left : blocks * nr_;
+    const std::int64_t left = outputs_ - lane0, lanes = left < blocks * nr_ ? left : blocks * nr_;
     // A group starts at its first output channel, the weight's dimension 0.
-    const std::int64_t k0 = g * (forward_ ? lanes_ : depth_);
+    const std::int64_t k0 = g * (forward_ ? outputs_ : depth_);
     const auto source = [&](std::int64_t tap, std::int64_t d) {
       return element(weight_, k0 + (forward_ ? lane0 : d), forward_ ? d : lane0, tap / 3, tap % 3);
     };
     if (weight_.stride[3] == 1 && weight_.stride[2] == 3) {
       for (std::int64_t d = 0; d < depth; ++d) {
-        kernels_.pack({source(0, d0 + d), weight_.dtype, 1, lane_stride_}, 9, lanes, nr_,
+        kernels_.pack({source(0, d0 + d), weight_.dtype, 1, output_stride_}, 9, lanes, nr_,
                       taps + d * nr_, tap_stride, block_stride);
       }
     } else {
       for (std::int64_t tap = 0; tap < 9; ++tap) {
-        kernels_.pack({source(tap, d0), weight_.dtype, depth_stride_, lane_stride_}, depth, lanes,
+        kernels_.pack({source(tap, d0), weight_.dtype, depth_stride_, output_stride_}, depth, lanes,
                       nr_, taps + tap * tap_stride, nr_, block_stride);
       }
     }
@@ -214,8 +191,8 @@ class WinogradPass {
     for (std::int64_t i = 0; i < groups_ * group_columns_; ++i) packed_bias_[i] = 0;
     if (bias_.data == nullptr) return;
     for (std::int64_t g = 0; g < groups_; ++g) {
-      kernels_.pack({element(bias_, 0, g * lanes_, 0, 0), bias_.dtype, 0, bias_.stride[1]}, 1,
-                    lanes_, group_columns_, packed_bias_ + g * group_columns_, 0, 0);
+      kernels_.pack({element(bias_, 0, g * outputs_, 0, 0), bias_.dtype, 0, bias_.stride[1]}, 1,
+                    outputs_, group_columns_, packed_bias_ + g * group_columns_, 0, 0);
     }
   }
 
@@ -228,7 +205,7 @@ class WinogradPass {
           cache_(pass.kernels_, pass.source_, source_channels_,
                  channels_in_place<T>(pass.source_, source_channels_), pass.shape_.inputs,
                  every_column(pass.source_.size[3])) {
-      const std::int64_t destination_channels = pass.groups_ * pass.lanes_;
+      const std::int64_t destination_channels = pass.groups_ * pass.outputs_;
       store_in_place_ = channels_in_place<T>(pass.destination_, destination_channels);
       const std::int64_t most_tiles = pass.most_block_segments_ * pass.longest_run_;
       const std::int64_t vector = pass.kernels_.lanes;
@@ -267,7 +244,7 @@ class WinogradPass {
         const std::int64_t u1 = u0 + units_at_once_ < unit1 ? u0 + units_at_once_ : unit1;
         multiply(u0, u1);
         // Where lanes of groups leave no gaps all of them are one range.
-        const bool gapless = pass_.group_columns_ == pass_.lanes_;
+        const bool gapless = pass_.group_columns_ == pass_.outputs_;
         for (std::int64_t u = u0, end; u < u1; u = end) {
           end = (u / pass_.lane_blocks_ + 1) * pass_.lane_blocks_;
           if (gapless || end > u1) end = u1;
@@ -349,7 +326,7 @@ class WinogradPass {
       sums.depth = pass_.depth_;
       if (pass_.few_tiles_) {
         // Where lanes are adjacent in memory a panel alone would read a cache line here and there.
-        const std::int64_t most = pass_.lane_stride_ == 1 ? kBlockChunk : 1;
+        const std::int64_t most = pass_.output_stride_ == 1 ? kBlockChunk : 1;
         const std::int64_t stride = most * pass_.panel_elements() + kPlanePadding;
         T* panels = scratch<T>(Slot::kPanels, pass_.filters_ * stride);
         for (std::int64_t u = u0, end; u < u1; u = end) {
@@ -460,9 +437,7 @@ class WinogradPass {
   WinogradShape shape_;
   std::int64_t points_, filters_, nr_, block_, source_block_;
   bool few_tiles_;  // one block: each panel of weights is transformed by the item that uses it
-  bool forward_;
-  TensorView source_, destination_, weight_, bias_;
-  std::int64_t N_, groups_, lanes_, depth_, lane_stride_, depth_stride_, step_h_, step_w_;
+  std::int64_t N_, step_h_, step_w_;
   std::int64_t lane_blocks_, group_columns_, units_;
   std::vector<AxisTile> rows_, columns_;
   std::vector<AxisRun> runs_;
