@@ -50,9 +50,11 @@ struct Threads {
     }
     run(items * parts, [&](std::int64_t begin, std::int64_t end) {
       Worker worker(pass);
-      for (std::int64_t share = begin; share < end; ++share) {
-        const std::int64_t item = share / parts, part = share % parts;
-        work(worker, item, units * part / parts, units * (part + 1) / parts);
+      for (std::int64_t share = begin; share < end;) {  // those of one item at once
+        const std::int64_t item = share / parts, first = share % parts;
+        const std::int64_t left = end - share, last = left < parts - first ? first + left : parts;
+        work(worker, item, units * first / parts, units * last / parts);
+        share += last - first;
       }
     });
   }

@@ -280,18 +280,19 @@ class PlanesWgrad {
 
   void run(const Threads& threads) {
     sums_ = scratch<T>(Slot::kSums, splits_ * p_.K * depth_ * taps_);
-    threads.run(splits_ * p_.groups, [&](std::int64_t begin, std::int64_t end) {
-      Worker worker(*this);
-      for (std::int64_t item = begin; item < end; ++item) {
-        worker.item(item / p_.groups, item % p_.groups);
-      }
-    });
+    threads.run_units<Worker>(
+        *this, splits_ * p_.groups, ceil_div(outputs_, kUnit),
+        [&](Worker& worker, std::int64_t item, std::int64_t unit, std::int64_t end) {
+          const std::int64_t last = end * kUnit < outputs_ ? end * kUnit : outputs_;
+          worker.item(item / p_.groups, item % p_.groups, unit * kUnit, last);
+        });
     reduce(threads);
   }
 
  private:
   static constexpr std::int64_t kStripElements = 16 << 10;
   static constexpr std::int64_t kMostVectors = 512;  // of one sum from zero
+  static constexpr std::int64_t kUnit = 4;           // output channels that a kernel takes at most
 
   class Worker {
    public:
@@ -306,19 +307,26 @@ class PlanesWgrad {
       sum_ = scratch<T>(Slot::kTile, pass.outputs_ * pass.depth_ * pass.taps_ * vector_);
     }
 
-    void item(std::int64_t split, std::int64_t g) {
-      const std::int64_t sums = pass_.outputs_ * pass_.depth_ * pass_.taps_;
-      for (std::int64_t i = 0; i < sums * vector_; ++i) sum_[i] = 0;
+    // Chunk `split` of the images, output channels [begin, end) of group g.
+    void item(std::int64_t split, std::int64_t g, std::int64_t begin, std::int64_t end) {
+      begin_ = begin;
+      outputs_ = end - begin;
+      const std::int64_t row = outputs_ * pass_.taps_;
+      for (std::int64_t i = 0; i < pass_.depth_ * row * vector_; ++i) sum_[i] = 0;
       const std::int64_t last = p_.N * (split + 1) / pass_.splits_;
       for (std::int64_t n = p_.N * split / pass_.splits_; n < last; ++n) {
         for (std::int64_t strip = 0; strip < layout_.strips(); ++strip) add_strip(n, g, strip);
       }
       // Lanes together.
-      T* to = pass_.sums_ + (split * p_.groups + g) * sums;
-      for (std::int64_t i = 0; i < sums; ++i) {
-        T total = 0;
-        for (std::int64_t l = 0; l < vector_; ++l) total += sum_[i * vector_ + l];
-        to[i] = total;
+      const T* sum = sum_;
+      for (std::int64_t d = 0; d < pass_.depth_; ++d) {
+        const std::int64_t plane = (split * p_.groups + g) * pass_.depth_ + d;
+        T* to = pass_.sums_ + (plane * pass_.outputs_ + begin_) * pass_.taps_;
+        for (std::int64_t i = 0; i < row; ++i, sum += vector_) {
+          T total = 0;
+          for (std::int64_t l = 0; l < vector_; ++l) total += sum[l];
+          to[i] = total;
+        }
       }
     }
 
@@ -333,11 +341,12 @@ class PlanesWgrad {
       zeroed_ = strip;
       PlaneOuterTile<T> tile;
       const std::int64_t count = round_up(layout_.count(strip), vector_);
-      for (std::int64_t k = 0; k < pass_.outputs_; ++k) {
+      for (std::int64_t k = 0; k < outputs_; ++k) {
         T* grad = grad_ + k * grad_stride_;
-        pass_.kernels_.pack({element(out, n, g * pass_.outputs_ + k, layout_.begin(strip), 0),
-                             out.dtype, out.stride[2], out.stride[3]},
-                            rows, p_.Q, ld, grad, ld, 0);
+        pass_.kernels_.pack(
+            {element(out, n, g * pass_.outputs_ + begin_ + k, layout_.begin(strip), 0), out.dtype,
+             out.stride[2], out.stride[3]},
+            rows, p_.Q, ld, grad, ld, 0);
         for (std::int64_t i = rows * ld; i < count; ++i) grad[i] = 0;
       }
       tile.grad_stride = grad_stride_;
@@ -353,14 +362,14 @@ class PlanesWgrad {
     void add_positions(std::int64_t first, PlaneOuterTile<T>* tile) {
       for (std::int64_t d = 0; d < pass_.depth_; ++d) {
         tile->x = x_ + d * layout_.channel_elements() + first;
-        for (std::int64_t k = 0; k < pass_.outputs_;) {
-          const int channels = piece_of(pass_.outputs_ - k);
+        for (std::int64_t k = 0; k < outputs_;) {
+          const int channels = piece_of(outputs_ - k);
           const std::int64_t most = kMostPlaneTaps / (channels == 4 ? 3 : channels);
           tile->grad = grad_ + k * grad_stride_ + first;
           for (std::int64_t tap = 0; tap < pass_.taps_; tap += most) {
             const std::int64_t left = pass_.taps_ - tap;
             tile->offset = pass_.distance_.data() + tap;
-            tile->sum = sum_ + ((d * pass_.outputs_ + k) * pass_.taps_ + tap) * vector_;
+            tile->sum = sum_ + ((d * outputs_ + k) * pass_.taps_ + tap) * vector_;
             pass_.kernels_.planes_outer(*tile, channels,
                                         static_cast<int>(left < most ? left : most));
           }
@@ -373,6 +382,7 @@ class PlanesWgrad {
     const ConvProblem& p_;
     const PlaneLayout& layout_;
     std::int64_t vector_, grad_stride_, zeroed_ = -1;
+    std::int64_t begin_ = 0, outputs_ = 0;  // the item's channels of its group
     T* x_;
     T* grad_;
     T* sum_;  // [depth][output][tap][lane]

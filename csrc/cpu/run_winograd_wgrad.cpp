@@ -57,11 +57,13 @@ class WinogradWgradPass {
     v_ = scratch<T>(Slot::kPoints, points_ * input_plane_);
     g_ = scratch<T>(Slot::kGrad, points_ * grad_plane_);
     d_ = scratch<T>(Slot::kSums, filters_ * sum_plane_);
+    const auto across = static_cast<std::int64_t>(columns_.size());
+    const std::int64_t unit = block_ % across == 0 ? across : 1, units = tiles_ / unit;
     const std::int64_t blocks = ceil_div(tiles_, block_);
     for (std::int64_t k0 = 0; k0 < p_.K; k0 += row_chunk_) {
       const std::int64_t count = p_.K - k0 < row_chunk_ ? p_.K - k0 : row_chunk_;
       for (std::int64_t b = 0; b < blocks; ++b) {
-        const std::int64_t t0 = tiles_ * b / blocks, t1 = tiles_ * (b + 1) / blocks;
+        const std::int64_t t0 = units * b / blocks * unit, t1 = units * (b + 1) / blocks * unit;
         // One block: the input is already there for later channels.
         transform(threads, t0, t1, k0, count, blocks > 1 || k0 == 0);
         multiply(threads, t1 - t0, count, b > 0);

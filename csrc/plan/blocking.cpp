@@ -121,7 +121,11 @@ void block_winograd_wgrad(ConvPlan* plan) {
   const std::int64_t tiles = winograd_tiles(*plan);
   const std::int64_t tile = points * (lanes + plan->output_block) * element;
   const std::int64_t longest = clamp(kTileBytes / tile, fewest_tiles, 256);
-  plan->pixel_block = ceil_div(tiles, ceil_div(tiles, longest));
+  // Whole rows of tiles, if they fit: pixels that are transposed are so for each block anew.
+  const std::int64_t across = winograd_tiles_across(*plan);
+  const std::int64_t unit = across > 0 && across <= longest ? across : 1;
+  const std::int64_t units = tiles / unit;
+  plan->pixel_block = unit * ceil_div(units, ceil_div(units, longest / unit));
 }
 
 void block_bgrad(ConvPlan* plan) {

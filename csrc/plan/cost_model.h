@@ -21,7 +21,8 @@ Cost cost_pointwise(const ConvPlan& plan);
 Cost cost_dot(const ConvPlan& plan);
 Cost cost_axpy(const ConvPlan& plan);
 Cost cost_winograd_wgrad(const ConvPlan& plan);
-std::int64_t winograd_tiles(const ConvPlan& plan);  // of all images
+std::int64_t winograd_tiles(const ConvPlan& plan);         // of all images
+std::int64_t winograd_tiles_across(const ConvPlan& plan);  // of one row of tiles
 Cost cost_depthwise(const ConvPlan& plan);
 Cost cost_grouped(const ConvPlan& plan);
 Cost cost_grouped_planes(const ConvPlan& plan);

@@ -4,17 +4,27 @@
 
 namespace convext {
 
+namespace {
+
+// Each pixel class of a dilation has tiles of its own; the first classes may be longer by one.
+std::int64_t axis_tiles(const ConvPlan& plan, std::int64_t extent, std::int64_t step,
+                        std::int64_t pad) {
+  const std::int64_t longer = extent % step, shorter = step - longer;
+  return longer * winograd_axis_tiles(plan, extent / step + 1, step, pad) +
+         shorter * winograd_axis_tiles(plan, extent / step, step, pad);
+}
+
+}  // namespace
+
+std::int64_t winograd_tiles_across(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  return axis_tiles(plan, plan.pass == Pass::kDgrad ? p.W : p.Q, p.dilation_w, p.pad_left);
+}
+
 std::int64_t winograd_tiles(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
-  // Each pixel class of a dilation has tiles of its own; the first classes may be longer by one.
-  const auto across = [&](std::int64_t extent, std::int64_t step, std::int64_t pad) {
-    const std::int64_t longer = extent % step, shorter = step - longer;
-    return longer * winograd_axis_tiles(plan, extent / step + 1, step, pad) +
-           shorter * winograd_axis_tiles(plan, extent / step, step, pad);
-  };
-  const bool input_grad = plan.pass == Pass::kDgrad;
-  return p.N * across(input_grad ? p.H : p.P, p.dilation_h, p.pad_top) *
-         across(input_grad ? p.W : p.Q, p.dilation_w, p.pad_left);
+  return p.N * axis_tiles(plan, plan.pass == Pass::kDgrad ? p.H : p.P, p.dilation_h, p.pad_top) *
+         winograd_tiles_across(plan);
 }
 
 Cost cost_winograd(const ConvPlan& plan) {
