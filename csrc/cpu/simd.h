@@ -39,6 +39,17 @@ template <class T>
 using Vec = typename VectorOf<T>::Type;
 
 template <class T>
+struct MaskOf;
+template <>
+struct MaskOf<float> {
+  typedef std::int32_t Type __attribute__((vector_size(CONVEXT_VECTOR_BYTES)));
+};
+template <>
+struct MaskOf<double> {
+  typedef std::int64_t Type __attribute__((vector_size(CONVEXT_VECTOR_BYTES)));
+};
+
+template <class T>
 constexpr int kLanes = CONVEXT_VECTOR_BYTES / static_cast<int>(sizeof(T));
 
 template <class T>
@@ -121,6 +132,28 @@ CONVEXT_INLINE Vec<T> load_as(const S* p) {
   }
 }
 
+template <class T, class S, int... Lane>
+CONVEXT_INLINE Vec<T> load_evens_as(const S* p, std::integer_sequence<int, Lane...>) {
+  constexpr int n = sizeof...(Lane);
+  const Vec<T> a = load_as<T>(p), b = load_as<T>(p + n - 1);
+#if defined(__clang__) || __GNUC__ >= 12
+  return __builtin_shufflevector(a, b, (2 * Lane < n ? 2 * Lane : 2 * Lane + 1)...);
+#else
+  using Mask = typename MaskOf<T>::Type;
+  return __builtin_shuffle(a, b, Mask{(2 * Lane < n ? 2 * Lane : 2 * Lane + 1)...});
+#endif
+}
+
+// Every Step-th element from p on, 1 or 2; nothing is read beyond the last of them.
+template <class T, int Step, class S>
+CONVEXT_INLINE Vec<T> load_every_as(const S* p) {
+  if constexpr (Step == 1) {
+    return load_as<T>(p);
+  } else {
+    return load_evens_as<T>(p, std::make_integer_sequence<int, kLanes<T>>{});
+  }
+}
+
 template <class S, class T>
 CONVEXT_INLINE void store_as(S* p, Vec<T> v) {
   if constexpr (__is_same(S, T)) {
@@ -148,17 +181,6 @@ CONVEXT_INLINE void store_as(S* p, Vec<T> v) {
 }
 
 // ---- transpose -----------------------------------------------------------------------------------
-
-template <class T>
-struct MaskOf;
-template <>
-struct MaskOf<float> {
-  typedef std::int32_t Type __attribute__((vector_size(CONVEXT_VECTOR_BYTES)));
-};
-template <>
-struct MaskOf<double> {
-  typedef std::int64_t Type __attribute__((vector_size(CONVEXT_VECTOR_BYTES)));
-};
 
 // Exchanges blocks of `Half` lanes: the upper blocks of row a with the lower blocks of row b.
 template <int Half, class T, int... Lane>
