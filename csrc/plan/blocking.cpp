@@ -230,7 +230,7 @@ void block_winograd(ConvPlan* plan) {
 
 }  // namespace
 
-void block(ConvPlan* plan) {
+void block(ConvPlan* plan, bool any_batch) {
   if (plan->problem.is_empty()) return;
   plan->merged_columns = merges_columns(*plan);
   const bool weight_grad = plan->pass == Pass::kWgrad;
@@ -258,6 +258,7 @@ void block(ConvPlan* plan) {
     case Algorithm::kOuter: block_outer(plan); break;
     case Algorithm::kRowsum: block_bgrad(plan); break;
   }
+  if (any_batch) plan->few_tiles = false;
   set_workspace(plan);
 }
 

@@ -6,8 +6,8 @@
 namespace convext {
 
 // Sets the blocking of a plan that has its kernel and its problem, and the working memory which
-// that takes.
-void block(ConvPlan* plan);
+// that takes. `any_batch`: as for many images, so that no small batch takes more memory than those.
+void block(ConvPlan* plan, bool any_batch);
 
 // Groups of one or few channels in NCHW: whole planes of a part of the channels that stay in the
 // near caches (cpu/packed_planes.h), or no parts where planes are too large for that; and what a

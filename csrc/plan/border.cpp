@@ -36,11 +36,13 @@ struct BorderExtent {
     if (mode == PaddingMode::kReplicate) return least((before > 0) + (after > 0), extent);
     return least(before + after, extent);
   }
-  // Sources that a pixel meets, at most: its own, and those of its copies.
-  std::int64_t sources() const {
+  // Sources that a pixel meets, at most: its own, and those of its copies, of which there is one at
+  // each end unless a border pixel is replicated.
+  std::int64_t sources(PaddingMode mode) const {
     const std::int64_t first = ceil_div(before, stride), last = ceil_div(after, stride);
     const bool far = extent > before + after + 1;  // no pixel has copies on both sides
-    return least(outputs, taps + (far ? most(first, last) : first + last));
+    const std::int64_t by_pad = taps + (far ? most(first, last) : first + last);
+    return least(outputs, mode == PaddingMode::kReplicate ? by_pad : least(by_pad, 3 * taps));
   }
   // Pairs of an output and a tap that meet an image's pixel, and not one of its copies.
   double own_pairs() const {
@@ -71,7 +73,9 @@ double border_pixels(const ConvProblem& p) {
   return rows * W + columns * H - rows * columns;
 }
 
-std::int64_t pixel_sources(const ConvProblem& p) { return down(p).sources() * across(p).sources(); }
+std::int64_t pixel_sources(const ConvProblem& p) {
+  return down(p).sources(p.padding_mode) * across(p).sources(p.padding_mode);
+}
 
 }  // namespace
 

@@ -59,8 +59,12 @@ Cost cost_grouped_planes(const ConvPlan& plan) {
   const bool forward = plan.pass != Pass::kDgrad;
   // What lies between the rows is computed too.
   const std::int64_t reach = (p.S - 1) * p.dilation_w / p.stride_w;
-  const double columns = static_cast<double>(reach + (forward ? p.Q : ceil_div(p.W, p.stride_w)));
-  const double rows = static_cast<double>(forward ? p.P : ceil_div(p.H, p.stride_h));
+  const bool fold =
+      !forward && p.padding_mode != PaddingMode::kZeros;  // padded planes, then folded
+  const std::int64_t width = fold ? p.W + p.pad_left + p.pad_right : p.W;
+  const std::int64_t height = fold ? p.H + p.pad_top + p.pad_bottom : p.H;
+  const double columns = static_cast<double>(reach + (forward ? p.Q : ceil_div(width, p.stride_w)));
+  const double rows = static_cast<double>(forward ? p.P : ceil_div(height, p.stride_h));
   const double planes = static_cast<double>(p.N) * (p.K + p.C);
   const double taps = static_cast<double>(p.taps() * p.channels_per_group());
   const std::int64_t outputs = forward ? p.outputs_per_group() : p.channels_per_group();
@@ -77,7 +81,7 @@ Cost cost_grouped_planes(const ConvPlan& plan) {
                   waits;
   // Copied padding is folded by whole planes, which may not stay near the core.
   constexpr std::int64_t kNearBytes = 1 << 20;
-  if (!forward && p.padding_mode != PaddingMode::kZeros) {
+  if (fold) {
     cost.multiply *= plan.thread_workspace_bytes > kNearBytes ? 2 : 1.1;
   }
   const bool adjacent = p.stride_w == 1;

@@ -12,12 +12,13 @@
 namespace convext {
 namespace {
 
-ConvPlan blocked_plan(const ConvProblem& problem, Pass pass, const KernelInfo& kernel) {
+ConvPlan blocked_plan(const ConvProblem& problem, Pass pass, const KernelInfo& kernel,
+                      bool any_batch = false) {
   ConvPlan plan;
   plan.pass = pass;
   plan.problem = problem;
   plan.kernel = &kernel;
-  block(&plan);
+  block(&plan, any_batch);
   if (!problem.is_empty()) add_border(&plan);
   return plan;
 }
@@ -60,6 +61,13 @@ ConvPlan choose(const ConvProblem& problem, Pass pass, const PlanOptions& option
   constexpr std::int64_t kUsualBatch = 8;
   ConvProblem costed = problem;
   if (options.batch_invariant && costed.N > 0) costed.N = kUsualBatch;
+  // What a limit counts is then that of so many images that working memory grows no further.
+  constexpr std::int64_t kManyImages = 1 << 16;
+  ConvProblem limited = problem;
+  if (options.batch_invariant && limited.N > 0) {
+    limited.N = problem.N > kManyImages ? problem.N : kManyImages;
+  }
+  const bool any_batch = options.batch_invariant && options.workspace_limit != kNoLimit;
 
   const KernelInfo* best = nullptr;
   Cost best_cost;
@@ -88,7 +96,7 @@ ConvPlan choose(const ConvProblem& problem, Pass pass, const PlanOptions& option
       continue;
     }
     if (options.workspace_limit != kNoLimit) {
-      const std::int64_t bytes = limited_bytes(blocked_plan(problem, pass, *kernel));
+      const std::int64_t bytes = limited_bytes(blocked_plan(limited, pass, *kernel, any_batch));
       if (bytes > options.workspace_limit) {
         if (explain) {
           refusals.refused.emplace_back(kernel->name, "needs " + std::to_string(bytes) +
@@ -109,7 +117,7 @@ ConvPlan choose(const ConvProblem& problem, Pass pass, const PlanOptions& option
     if (!explain) return choose(problem, pass, options, true);  // which says why
     raise_no_kernel(problem, pass, force, refusals);
   }
-  ConvPlan plan = blocked_plan(problem, pass, *best);
+  ConvPlan plan = blocked_plan(problem, pass, *best, any_batch);
   plan.cost = cost_of(plan);
   constexpr double kFewestSharedCycles = 40e3;  // some microseconds: what waking a thread takes
   plan.one_thread = force.text.empty() && plan.cost.total() < kFewestSharedCycles;

@@ -45,6 +45,7 @@ struct WorkspaceShape {
   // Output rows that one tap of a source row meets, at most, where padding copies rows.
   std::int64_t row_copies() const {
     if (forward || p.padding_mode == PaddingMode::kZeros) return 1;
+    if (p.padding_mode != PaddingMode::kReplicate) return 3;  // its own, a copy at each end
     return 3 + most(p.pad_top, p.pad_bottom) / p.stride_h;
   }
   std::int64_t reach_w() const { return (p.S - 1) * p.dilation_w; }

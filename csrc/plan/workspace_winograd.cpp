@@ -12,8 +12,12 @@ constexpr std::int64_t kPlanePadding = 16;  // elements between the planes of tw
 std::int64_t winograd_run_tiles(const ConvPlan& plan, const WorkspaceShape& s) {
   const std::int64_t step = s.p.dilation_w;
   const std::int64_t tiles = winograd_axis_tiles(plan, ceil_div(s.width, step), step, s.p.pad_left);
-  const std::int64_t cuts = ceil_div(tiles, plan.pixel_block);
-  return least(step, s.width) * cuts * ceil_div(tiles, cuts);
+  const auto run_of = [&](std::int64_t class_tiles) {
+    return class_tiles > 0 ? ceil_div(class_tiles, ceil_div(class_tiles, plan.pixel_block)) : 0;
+  };
+  // Classes one tile shorter may be cut into fewer runs, and these be longer.
+  const std::int64_t longest = most(run_of(tiles), run_of(tiles - 1));
+  return least(step, s.width) * ceil_div(tiles, plan.pixel_block) * longest;
 }
 
 }  // namespace
