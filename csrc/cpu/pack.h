@@ -1,8 +1,9 @@
 // Packing: blocks of a tensor, in any layout and storage type, to rows of compute type and back.
 //
 // A block is `rows` x `columns`; columns end up contiguous. Three ways in, by the source's strides:
-// columns contiguous (convert), rows contiguous (transpose in registers), anything else (element by
-// element). Transposed blocks at the end overlap their neighbours and move the same values again.
+// columns contiguous (convert), rows contiguous or with a gap of one (transpose in registers), anything
+// else (element by element). Transposed blocks at the end overlap their neighbours and move the same
+// values again.
 // This is where NCHW and 16-bit types stop being special: the kernels see neither.
 #pragma once
 
@@ -12,28 +13,67 @@
 namespace convext::CONVEXT_ISA {
 namespace {
 
+// Rows of a block `Step` apart: L x L blocks are transposed. Columns are the outer loop, so that L
+// sources are read on sequentially, however many columns there are.
+template <class T, int Step, class S>
+void transpose_tile(const S* source, std::int64_t column_stride, std::int64_t rows,
+                    std::int64_t columns, T* destination, std::int64_t ld) {
+  constexpr int L = kLanes<T>;
+  for (std::int64_t next_j = 0; next_j < columns; next_j += L) {
+    const std::int64_t j = next_j + L <= columns ? next_j : columns - L;
+    const auto transpose_block = [&](std::int64_t i) {
+      Vec<T> block[L];
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l) {
+        block[l] = load_every_as<T, Step>(source + (j + l) * column_stride + i * Step);
+      }
+      transpose<T>(block);
+#pragma GCC unroll 16
+      for (int l = 0; l < L; ++l) store<T>(destination + (i + l) * ld + j, block[l]);
+    };
+    std::int64_t i = 0;
+    for (; i + L <= rows; i += L) transpose_block(i);
+    if (i < rows) transpose_block(rows - L);
+  }
+}
+
+// The same for less than L rows. Whole vectors read on into what follows a column, but not beyond the
+// end of the last one.
+template <class T, int Step, class S>
+void transpose_short_tile(const S* source, std::int64_t column_stride, std::int64_t rows,
+                          std::int64_t columns, T* destination, std::int64_t ld) {
+  constexpr int L = kLanes<T>, kReach = (L - 1) * Step + 1;
+  const std::int64_t readable = (columns - 1) * column_stride + (rows - 1) * Step + 1;
+  for (std::int64_t next_j = 0; next_j < columns; next_j += L) {
+    const std::int64_t j = next_j + L <= columns ? next_j : columns - L;
+    Vec<T> block[L];
+    for (int l = 0; l < L; ++l) {
+      const S* s = source + (j + l) * column_stride;
+      if ((j + l) * column_stride + kReach <= readable) {
+        block[l] = load_every_as<T, Step>(s);
+      } else {
+        T column[L] = {};
+        for (std::int64_t i = 0; i < rows; ++i) column[i] = to_compute<T>(s[i * Step]);
+        block[l] = load(column);
+      }
+    }
+    transpose<T>(block);
+    for (std::int64_t i = 0; i < rows; ++i) store<T>(destination + i * ld + j, block[i]);
+  }
+}
+
 template <class T, class S>
 void pack_tile(const S* source, std::int64_t row_stride, std::int64_t column_stride,
                std::int64_t rows, std::int64_t columns, std::int64_t padded, T* destination,
                std::int64_t ld) {
   constexpr int L = kLanes<T>;
-  if (row_stride == 1 && rows >= L && columns >= L) {
-    // Rows contiguous: transpose L x L blocks. Columns are the outer loop, so that L sources are
-    // read on sequentially, however many columns there are.
-    for (std::int64_t next_j = 0; next_j < columns; next_j += L) {
-      const std::int64_t j = next_j + L <= columns ? next_j : columns - L;
-      const auto transpose_block = [&](std::int64_t i) {
-        Vec<T> block[L];
-#pragma GCC unroll 16
-        for (int l = 0; l < L; ++l) block[l] = load_as<T>(source + (j + l) * column_stride + i);
-        transpose<T>(block);
-#pragma GCC unroll 16
-        for (int l = 0; l < L; ++l) store<T>(destination + (i + l) * ld + j, block[l]);
-      };
-      std::int64_t i = 0;
-      for (; i + L <= rows; i += L) transpose_block(i);
-      if (i < rows) transpose_block(rows - L);
-    }
+  // Fewer rows are not worth a transposition.
+  if ((row_stride == 1 || row_stride == 2) && rows * 4 >= L && rows > 1 && columns >= L) {
+    const auto transposed =
+        rows < L ? row_stride == 1 ? transpose_short_tile<T, 1, S> : transpose_short_tile<T, 2, S>
+        : row_stride == 1 ? transpose_tile<T, 1, S>
+                          : transpose_tile<T, 2, S>;
+    transposed(source, column_stride, rows, columns, destination, ld);
     for (std::int64_t i = 0; columns < padded && i < rows; ++i) {
       for (std::int64_t c = columns; c < padded; ++c) destination[i * ld + c] = 0;
     }
@@ -137,6 +177,7 @@ void unpack_typed(const T* source, std::int64_t ld, std::int64_t rows, std::int6
     return;
   }
   if (row_stride == 1 && rows >= L && columns >= L) {
+    constexpr std::int64_t kFew = L / 4;  // rows that are left over: the ninth of nine taps
     for (std::int64_t next_j = 0; next_j < columns; next_j += L) {
       const std::int64_t j = next_j + L <= columns ? next_j : columns - L;
       const auto transpose_block = [&](std::int64_t i) {
@@ -151,7 +192,15 @@ void unpack_typed(const T* source, std::int64_t ld, std::int64_t rows, std::int6
       };
       std::int64_t i = 0;
       for (; i + L <= rows; i += L) transpose_block(i);
-      if (i < rows) transpose_block(rows - L);
+      if (rows - i > kFew) {
+        transpose_block(rows - L);
+        continue;
+      }
+      for (; i < rows; ++i) {
+        for (int l = 0; l < L; ++l) {
+          destination[(j + l) * column_stride + i] = to_storage<S>(source[i * ld + j + l]);
+        }
+      }
     }
     return;
   }
