@@ -95,7 +95,9 @@ struct ConvPlan {
   // winograd: all tiles are one block, and each panel of weights is transformed where it is used.
   bool few_tiles = false;
   std::int64_t output_block = 0;  // wgrad outer: output channels (rows) of one work item
-  bool swapped = false;        // wgrad outer, 1x1: lanes are output channels, rows input channels
+  bool swapped = false;  // wgrad outer, 1x1: lanes are output channels, rows input channels
+  // wgrad outer: all pixels are one block, and rows of the result are stored when summed.
+  bool one_block = false;
   bool read_in_place = false;  // wgrad outer: operands that lie as the kernel wants are not packed
   // dgrad of a padding mode that copies border pixels, by a kernel that knows zeros only: the kernel
   // that afterwards does what the copies bring, and the pixels of one work item of that step.

@@ -147,6 +147,7 @@ struct OuterTile {
   const PixelRun<T>* runs;
   std::int64_t run_count;
   std::int64_t grad_offset;  // added to every `grad`: the tile's first output channel
+  std::int64_t x_offset;     // added to every `x`: the tile's first lane
   std::int64_t grad_stride;  // from pixel to pixel or, for `outer_planes`, from channel to channel
   std::int64_t x_pixel_stride;
   T* sum;  // [mr][sum_stride]

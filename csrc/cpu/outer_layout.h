@@ -42,6 +42,7 @@ struct OuterLayout {
       std::swap(weight.stride[0], weight.stride[1]);
     }
     flatten();
+    const bool column_lanes = take_columns_as_lanes();
     groups = p.groups;
     channels = p.channels_per_group();
     outputs = p.outputs_per_group();
@@ -49,21 +50,23 @@ struct OuterLayout {
     taps = merged ? p.R : p.taps();
     lanes = merged ? p.S * channels : channels;
     lane_blocks = ceil_div(lanes, nr);
-    lane_chunk = merged ? lanes : plan.channel_block;
+    lane_chunk = merged || column_lanes ? lanes : plan.channel_block;
     lane_chunks = ceil_div(lanes, lane_chunk);
     row_chunk = plan.output_block;
     row_chunks = ceil_div(outputs, row_chunk);
     const bool padded = p.pad_top | p.pad_bottom | p.pad_left | p.pad_right;
-    x_in_place = channels_in_place<T>(x, channels) && channels % kernels.lanes == 0 && !merged &&
-                 (!padded || p.padding_mode == PaddingMode::kZeros) && plan.read_in_place;
+    x_in_place = column_lanes ||
+                 (channels_in_place<T>(x, channels) && channels % kernels.lanes == 0 && !merged &&
+                  (!padded || p.padding_mode == PaddingMode::kZeros) && plan.read_in_place);
     choose_grad(plan.read_in_place);
-    if (!flat) {
+    if (!flat && !column_lanes) {
       rows_map = forward_map_h(p);
       columns_map = forward_map_w(p);
     }
     make_strips();
     sum_in_place = splits == 1 && channels_in_place<T>(weight, channels) &&
                    lanes % kernels.lanes == 0 && !merged;
+    store_at_once = plan.one_block && !sum_in_place;
   }
 
   // Sums lie as [split][group][tile of output channels][lane block][tap][mr][nr].
@@ -92,6 +95,7 @@ struct OuterLayout {
   TensorView x, grad, weight;
   // merged: few channels, lanes are (s, channel). flat: an image or the batch is one row.
   bool merged, flat = false, x_in_place = false, sum_in_place = false;
+  bool store_at_once = false;  // each tile of rows when all its taps are summed
   OuterGrad how = OuterGrad::kPackedPlanes;
   AxisMap rows_map, columns_map;
   std::int64_t groups = 1, channels = 0, outputs = 0, taps = 1, lanes = 0, lane_blocks = 0;
@@ -135,6 +139,39 @@ struct OuterLayout {
     }
     p.H = p.P = 1;
     p.W = p.Q = pixels;
+  }
+
+  // Few channels that are planes, and no padding: where a kernel row is whole tiles of columns, these are
+  // the lanes, read where they lie, and (channel, kernel row) are the taps. The weight has them in that
+  // order too. As many sums as of merged lanes, in the same order.
+  bool take_columns_as_lanes() {
+    const auto planes_follow = [&](const TensorView& v, std::int64_t rows) {
+      return p.C == 1 || v.stride[1] == rows * v.stride[2];
+    };
+    if (!merged || p.S % nr != 0 || p.pad_top || p.pad_bottom || p.pad_left || p.pad_right ||
+        x.dtype != compute_dtype<T>() || x.stride[3] != 1 || !planes_follow(x, p.H) ||
+        !planes_follow(weight, p.R)) {
+      return false;
+    }
+    merged = false;
+    const std::int64_t row_taps = p.C * p.R;
+    rows_map.destinations = p.P;
+    rows_map.taps = row_taps;
+    rows_map.longest = 1;
+    for (std::int64_t row = 0; row < p.P; ++row) {
+      for (std::int64_t tap = 0; tap < row_taps; ++tap) {
+        rows_map.start.push_back(row * row_taps + tap);
+        rows_map.sources.push_back(tap / p.R * p.H + row * p.stride_h + tap % p.R * p.dilation_h);
+      }
+    }
+    rows_map.start.push_back(p.P * row_taps);
+    x.stride[1] = x.stride[3];
+    weight.stride[1] = weight.stride[3];
+    weight.stride[3] = weight.stride[2];
+    p.C = p.S;
+    p.R = row_taps;
+    p.S = 1;
+    return true;
   }
 
   // Where a packed row keeps the source column of (q, s). Overlapping taps share the padded row;

@@ -9,6 +9,19 @@
 
 namespace convext {
 
+// The weight's taps of one output channel k, for `count` input channels from c on.
+template <class T>
+void store_taps(const OuterLayout<T>& layout, const T* sums, std::int64_t tap_stride,
+                std::int64_t k, std::int64_t c, std::int64_t count) {
+  const TensorView& w = layout.weight;
+  const std::int64_t R = layout.p.R, S = layout.p.S;
+  const std::int64_t pieces = w.stride[2] == S * w.stride[3] ? 1 : R;
+  for (std::int64_t r = 0; r < pieces; ++r) {
+    layout.kernels.unpack(sums + r * S * tap_stride, tap_stride, R / pieces * S, count,
+                          {element(w, k, c, r, 0), w.dtype, w.stride[3], w.stride[1]});
+  }
+}
+
 template <class T>
 class OuterWorker {
  public:
@@ -19,6 +32,7 @@ class OuterWorker {
     const std::int64_t most_pixels = most_strips_ * layout.strip_pixels;
     if (layout.x_in_place) {
       pixel_stride_ = p_.stride_w * layout.x.stride[3];
+      lane_block_step_ = layout.nr;
     } else {
       most_slots_ = most_strips_ * p_.R;
       // A packed row: [column][nr], or [column][channel] with room to read a last vector.
@@ -28,6 +42,7 @@ class OuterWorker {
           layout.merged ? 1 : ceil_div(least(layout.lane_chunk, layout.lanes), layout.nr);
       const std::int64_t elements = blocks * most_slots_ * slot_elements_ + layout.nr;
       packed_ = scratch<T>(Slot::kRows, elements);
+      lane_block_step_ = layout.merged ? layout.nr : most_slots_ * slot_elements_;
       if (layout.merged) {
         for (std::int64_t i = 0; i < elements; ++i) packed_[i] = 0;
       }
@@ -45,6 +60,10 @@ class OuterWorker {
     } else if (layout.how == OuterGrad::kPackedPlanes) {
       grad_ld_ = most_pixels + layout.kernels.lanes;
       grad_ = scratch<T>(Slot::kGrad, row_chunk * grad_ld_);
+    }
+    if (layout.store_at_once) {
+      near_lanes_ = round_up(least(layout.lane_chunk, layout.lanes), layout.nr);
+      near_sums_ = scratch<T>(Slot::kTile, layout.mr * layout.taps * near_lanes_);
     }
   }
 
@@ -171,24 +190,26 @@ class OuterWorker {
       const TensorView& x = layout_.x;
       layout_.kernels.pack({element(x, at.n, group_ * layout_.channels + lane0_, 0, at.q), x.dtype,
                             x.stride[3], x.stride[1]},
-                           at.pixels, lane_count_, layout_.nr, packed_at(0, slot), layout_.nr,
+                           at.pixels, lane_count_, layout_.nr, packed_at(slot), layout_.nr,
                            most_slots_ * slot_elements_);
       return;
     }
     const std::vector<ColumnRun>& runs = layout_.strips[at.strip].runs;
     if (layout_.merged) {
       pack_row(layout_.kernels, layout_.x, at.n, h, 0, layout_.channels, layout_.channels, runs,
-               packed_at(0, slot), 0);
+               packed_at(slot), 0);
     } else {
       pack_row(layout_.kernels, layout_.x, at.n, h, group_ * layout_.channels + lane0_, lane_count_,
-               layout_.nr, runs, packed_at(0, slot), most_slots_ * slot_elements_);
+               layout_.nr, runs, packed_at(slot), most_slots_ * slot_elements_);
     }
   }
 
-  T* packed_at(std::int64_t lane_block, std::int64_t slot) {
-    if (layout_.merged) return packed_ + slot * slot_elements_ + lane_block * layout_.nr;
-    return packed_ + (lane_block * most_slots_ + slot) * slot_elements_;
-  }
+  // Some of runs_.
+  struct TapRuns {
+    std::int64_t first, count, pixels;
+  };
+
+  T* packed_at(std::int64_t slot) { return packed_ + slot * slot_elements_; }
 
   // ---- gradient --------------------------------------------------------------------------------
 
@@ -229,67 +250,98 @@ class OuterWorker {
   // ---- multiplication --------------------------------------------------------------------------
 
   void multiply() {
+    find_runs();
     OuterTile<T> tile;
     tile.x_pixel_stride = pixel_stride_;
     tile.add = !first_block_;
     tile.prefetch = reinterpret_cast<const char*>(layout_.grad.data);
     tile.prefetch_step = 0;
-    const int vector = layout_.kernels.lanes;
+    set_grad_steps(&tile);
     const std::int64_t lane_blocks = ceil_div(lane_count_, layout_.nr);
-    for (std::int64_t b = 0; b < lane_blocks; ++b) {
-      const std::int64_t lanes = least(lane_count_ - b * layout_.nr, layout_.nr);
-      const int vectors = static_cast<int>(ceil_div(lanes, vector));
-      for (std::int64_t tap = 0; tap < layout_.taps; ++tap) {
-        const std::int64_t r = layout_.merged ? tap : tap / p_.S;
-        const std::int64_t s = layout_.merged ? 0 : tap % p_.S;
-        if (layout_.x_in_place) {
-          find_runs_in_place(b, r, s);
-        } else {
-          find_runs(b, r, s);
+    if (layout_.store_at_once) {
+      for (std::int64_t k = 0; k < row_count_; k += layout_.mr) {
+        for (std::int64_t b = 0; b < lane_blocks; ++b) {
+          for (std::int64_t tap = 0; tap < layout_.taps; ++tap) multiply_tile(k, b, tap, &tile);
         }
-        tile.runs = runs_.data();
-        tile.run_count = static_cast<std::int64_t>(runs_.size());
-        multiply_rows(b, tap, vectors, &tile);
+        store_rows(k);
+      }
+      return;
+    }
+    for (std::int64_t b = 0; b < lane_blocks; ++b) {
+      for (std::int64_t tap = 0; tap < layout_.taps; ++tap) {
+        for (std::int64_t k = 0; k < row_count_; k += layout_.mr) multiply_tile(k, b, tap, &tile);
       }
     }
   }
 
-  void multiply_rows(std::int64_t b, std::int64_t tap, int vectors, OuterTile<T>* tile) {
+  void set_grad_steps(OuterTile<T>* tile) {
     const TensorView& g = layout_.grad;
-    const bool planes =
-        layout_.how == OuterGrad::kPlanes || layout_.how == OuterGrad::kPackedPlanes;
-    const auto kernel = planes ? layout_.kernels.outer_planes : layout_.kernels.outer_pixels;
-    std::int64_t tile_step = 0;
     switch (layout_.how) {
       case OuterGrad::kPlanes:
         tile->grad_stride = g.stride[1];
-        tile_step = layout_.mr * g.stride[1];
+        tile_step_ = layout_.mr * g.stride[1];
         break;
       case OuterGrad::kPixels:
         tile->grad_stride = g.stride[3];
-        tile_step = layout_.mr;
+        tile_step_ = layout_.mr;
         break;
       case OuterGrad::kPackedTiles:
         tile->grad_stride = layout_.mr;
-        tile_step = grad_ld_;
+        tile_step_ = grad_ld_;
         break;
       case OuterGrad::kPackedPlanes:
         tile->grad_stride = grad_ld_;
-        tile_step = layout_.mr * grad_ld_;
+        tile_step_ = layout_.mr * grad_ld_;
         break;
     }
-    std::int64_t pixels = 0;
-    for (const PixelRun<T>& run : runs_) pixels += run.pixels;
-    tile->grad_offset = 0;
-    for (std::int64_t k = 0; k < row_count_; k += layout_.mr, tile->grad_offset += tile_step) {
-      place_sum(b, tap, row0_ + k, tile);
-      if (pixels > 0) prefetch(pixels, tile);
-      kernel(*tile, static_cast<int>(least(row_count_ - k, layout_.mr)), vectors);
+  }
+
+  void multiply_tile(std::int64_t k, std::int64_t b, std::int64_t tap, OuterTile<T>* tile) {
+    const bool planes =
+        layout_.how == OuterGrad::kPlanes || layout_.how == OuterGrad::kPackedPlanes;
+    const auto kernel = planes ? layout_.kernels.outer_planes : layout_.kernels.outer_pixels;
+    const TapRuns& runs = tap_runs_[tap];
+    tile->runs = runs_.data() + runs.first;
+    tile->run_count = runs.count;
+    tile->x_offset = b * lane_block_step_;
+    tile->grad_offset = k / layout_.mr * tile_step_;
+    place_sum(b, tap, k, tile);
+    if (runs.pixels > 0) prefetch(runs.pixels, tile);
+    const std::int64_t lanes = least(lane_count_ - b * layout_.nr, layout_.nr);
+    kernel(*tile, static_cast<int>(least(row_count_ - k, layout_.mr)),
+           static_cast<int>(ceil_div(lanes, layout_.kernels.lanes)));
+  }
+
+  // The weight's rows of one tile, whose sums are in the nearest caches.
+  void store_rows(std::int64_t first) {
+    const std::int64_t rows = least(row_count_ - first, layout_.mr);
+    for (std::int64_t i = 0; i < rows; ++i) {
+      store_taps(layout_, near_sums_ + i * layout_.taps * near_lanes_, near_lanes_,
+                 group_ * layout_.outputs + row0_ + first + i, lane0_, lane_count_);
+    }
+  }
+
+  // The block's pixels for each tap and the first lane block, as runs that are evenly spaced in both
+  // operands.
+  void find_runs() {
+    runs_.clear();
+    tap_runs_.clear();
+    for (std::int64_t tap = 0; tap < layout_.taps; ++tap) {
+      const std::int64_t r = layout_.merged ? tap : tap / p_.S;
+      const std::int64_t s = layout_.merged ? 0 : tap % p_.S;
+      tap_runs_.push_back({static_cast<std::int64_t>(runs_.size()), 0, 0});
+      if (layout_.x_in_place) {
+        find_runs_in_place(r, s);
+      } else {
+        find_packed_runs(r, s);
+      }
     }
   }
 
   void add_run(const T* grad, std::int64_t grad_step, const T* x, std::int64_t pixels) {
-    if (!runs_.empty()) {
+    TapRuns& runs = tap_runs_.back();
+    runs.pixels += pixels;
+    if (runs.count > 0) {
       PixelRun<T>& last = runs_.back();
       if (last.grad + last.pixels * grad_step == grad &&
           last.x + last.pixels * pixel_stride_ == x) {
@@ -298,6 +350,7 @@ class OuterWorker {
       }
     }
     runs_.push_back({grad, x, pixels});
+    ++runs.count;
   }
 
   std::int64_t grad_pixel_step() const {
@@ -306,25 +359,21 @@ class OuterWorker {
                                                     : 1;
   }
 
-  // The block's pixels for one tap, as runs that are evenly spaced in both operands. Rows whose
-  // source lies in the padding are left out.
-  void find_runs(std::int64_t lane_block, std::int64_t r, std::int64_t s) {
+  // Rows whose source lies in the padding are left out.
+  void find_packed_runs(std::int64_t r, std::int64_t s) {
     const std::int64_t step = grad_pixel_step();
-    runs_.clear();
     for (std::size_t j = 0; j < places_.size(); ++j) {
       const std::int64_t slot = slot_of_[j * p_.R + r];
       if (slot < 0) continue;
-      add_run(grad_rows_[j], step, packed_at(lane_block, slot) + s * tap_stride_,
-              places_[j].pixels);
+      add_run(grad_rows_[j], step, packed_at(slot) + s * tap_stride_, places_[j].pixels);
     }
   }
 
-  // The same in the tensor itself: pixels whose source lies in the padding are left out too.
-  void find_runs_in_place(std::int64_t lane_block, std::int64_t r, std::int64_t s) {
+  // In the tensor itself pixels whose source lies in the padding are left out too.
+  void find_runs_in_place(std::int64_t r, std::int64_t s) {
     const std::int64_t step = grad_pixel_step();
-    const std::int64_t channel = group_ * layout_.channels + lane0_ + lane_block * layout_.nr;
+    const std::int64_t channel = group_ * layout_.channels + lane0_;
     const std::int64_t shift = p_.pad_left - s * p_.dilation_w;  // of w = q * stride_w - shift
-    runs_.clear();
     for (std::size_t j = 0; j < places_.size(); ++j) {
       const Place& at = places_[j];
       const std::int64_t h = layout_.flat ? 0 : layout_.rows_map.source(at.p, r);
@@ -346,11 +395,14 @@ class OuterWorker {
     if (layout_.sum_in_place) {
       const TensorView& w = layout_.weight;
       tile->sum =
-          static_cast<T*>(element(w, group_ * layout_.outputs + k, lane0_ + lane_block * layout_.nr,
-                                  tap / p_.S, tap % p_.S));
+          static_cast<T*>(element(w, group_ * layout_.outputs + row0_ + k,
+                                  lane0_ + lane_block * layout_.nr, tap / p_.S, tap % p_.S));
       tile->sum_stride = w.stride[0];
+    } else if (layout_.store_at_once) {
+      tile->sum = near_sums_ + tap * near_lanes_ + lane_block * layout_.nr;
+      tile->sum_stride = layout_.taps * near_lanes_;
     } else {
-      tile->sum = sums_ + layout_.sum_offset(k, lane0_ / layout_.nr + lane_block, tap);
+      tile->sum = sums_ + layout_.sum_offset(row0_ + k, lane0_ / layout_.nr + lane_block, tap);
       tile->sum_stride = layout_.nr;
     }
   }
@@ -362,7 +414,11 @@ class OuterWorker {
   T* packed_ = nullptr;
   T* grad_ = nullptr;
   T* all_sums_;
-  T* sums_ = nullptr;  // the item's
+  T* sums_ = nullptr;       // the item's
+  T* near_sums_ = nullptr;  // of the tile at hand, [mr][tap][near_lanes]
+  std::int64_t near_lanes_ = 0;
+  std::int64_t lane_block_step_ = 0;  // from one lane block's x to the next one's
+  std::int64_t tile_step_ = 0;        // from one tile's gradient to the next one's
   std::int64_t group_ = 0, lane0_ = 0, lane_count_ = 0, row0_ = 0, row_count_ = 0;
   bool first_block_ = true;
   std::vector<Place> places_;              // the block's strips
@@ -370,7 +426,8 @@ class OuterWorker {
   std::vector<std::int64_t> slot_of_row_;  // of the current image, [h][strip]
   std::vector<std::int64_t> seen_rows_;
   std::vector<const T*> grad_rows_;  // [strip of the block]
-  std::vector<PixelRun<T>> runs_;
+  std::vector<PixelRun<T>> runs_;    // of all taps
+  std::vector<TapRuns> tap_runs_;
   std::vector<Ahead> ahead_;
   std::size_t next_ahead_ = 0;
 };

@@ -20,7 +20,8 @@ class OuterPass {
   OuterPass(const ConvPlan& plan, const ConvTensors& tensors) : layout_(plan, tensors) {}
 
   void run(const Threads& threads) {
-    if (!layout_.sum_in_place) {
+    const bool copies = !layout_.sum_in_place && !layout_.store_at_once;
+    if (copies) {
       sums_ = scratch<T>(Slot::kSums, layout_.splits * layout_.groups * layout_.group_elements());
     }
     const std::int64_t parts = layout_.groups * layout_.lane_chunks * layout_.row_chunks;
@@ -32,7 +33,7 @@ class OuterPass {
                     part / layout_.row_chunks % layout_.lane_chunks, part % layout_.row_chunks);
       }
     });
-    if (!layout_.sum_in_place) reduce(threads);
+    if (copies) reduce(threads);
   }
 
  private:
@@ -57,7 +58,6 @@ class OuterPass {
   }
 
   void reduce_rows(std::int64_t begin, std::int64_t end, std::int64_t at_once) {
-    const bool taps_adjacent = layout_.weight.stride[2] == layout_.p.S * layout_.weight.stride[3];
     const std::int64_t row_elements = layout_.p.taps() * layout_.channels;
     std::vector<T> total(at_once * row_elements);
     for (std::int64_t k = begin; k < end; k += at_once) {
@@ -67,17 +67,8 @@ class OuterPass {
         layout_.kernels.unpack(total.data(), row_elements, rows, layout_.channels,
                                {element(layout_.weight, k, 0, 0, 0), layout_.weight.dtype,
                                 layout_.weight.stride[0], layout_.weight.stride[1]});
-      } else if (taps_adjacent) {
-        layout_.kernels.unpack(total.data(), layout_.channels, layout_.p.taps(), layout_.channels,
-                               {element(layout_.weight, k, 0, 0, 0), layout_.weight.dtype,
-                                layout_.weight.stride[3], layout_.weight.stride[1]});
       } else {
-        for (std::int64_t r = 0; r < layout_.p.R; ++r) {
-          layout_.kernels.unpack(total.data() + r * layout_.p.S * layout_.channels,
-                                 layout_.channels, layout_.p.S, layout_.channels,
-                                 {element(layout_.weight, k, 0, r, 0), layout_.weight.dtype,
-                                  layout_.weight.stride[3], layout_.weight.stride[1]});
-        }
+        store_taps(layout_, total.data(), layout_.channels, k, 0, layout_.channels);
       }
     }
   }

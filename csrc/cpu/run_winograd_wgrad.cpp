@@ -177,6 +177,7 @@ class WinogradWgradPass {
       OuterTile<T> tile;
       tile.grad_stride = grad_ld_;
       tile.x_pixel_stride = input_ld_;
+      tile.x_offset = 0;
       tile.sum_stride = sum_ld_;
       tile.add = add;
       tile.prefetch = static_cast<const char*>(x_.data);

@@ -38,7 +38,7 @@ __attribute__((noinline)) void wgrad_outer(const OuterTile<T>& tile) {
   const char* ahead = tile.prefetch;
   for (std::int64_t r = 0; r < tile.run_count; ++r) {
     const T* grad = tile.runs[r].grad + tile.grad_offset;
-    const T* x = tile.runs[r].x;
+    const T* x = tile.runs[r].x + tile.x_offset;
     const std::int64_t pixels = tile.runs[r].pixels;
 #pragma GCC unroll 1
     for (std::int64_t i = 0; i < pixels; ++i) {

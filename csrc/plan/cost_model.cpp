@@ -291,17 +291,22 @@ Cost cost_outer(const ConvPlan& plan) {
   Cost cost;
   // Broadcasts of gradients that lie a row apart; merged lanes are few for each of them.
   const bool channels_last = p.input_layout == Layout::kChannelsLast;
-  const double broadcasts = !plan.merged_columns ? 1.1 : channels_last ? 1.0 : 1.25;
+  // Columns that are whole tiles are lanes where they lie.
+  const bool column_lanes = plan.merged_columns && p.input_layout == Layout::kContiguous &&
+                            is_compute_type(p.dtype) && p.S % plan.kernel->nr == 0 &&
+                            p.pad_top + p.pad_bottom + p.pad_left + p.pad_right == 0;
+  const double broadcasts = !plan.merged_columns || column_lanes ? 1.1 : channels_last ? 1.0 : 1.25;
   cost.multiply = broadcasts * tile_cycles(static_cast<double>(p.N) * p.P * p.Q * taps * tiles,
                                            plan.kernel->mr, vectors);
   const double blocks = static_cast<double>(ceil_div(p.N * p.P * p.Q, 256));
   const bool in_place = plan.read_in_place && channels_last && is_compute_type(p.dtype);
   cost.move =
       blocks * taps * tiles * kTileCycles * 2 + input_elements(p) * kCopyCycles +
-      layout_cycles(p, input_elements(p)) +
+      (column_lanes ? 0 : layout_cycles(p, input_elements(p))) +
       (p.input_layout == Layout::kContiguous || in_place ? 0
                                                          : output_elements(p) * kTransposeCycles) +
-      static_cast<double>(plan.workspace_bytes) / 4 * kTransposeCycles;
+      (plan.one_block ? weight_elements(p) : static_cast<double>(plan.workspace_bytes) / 4) *
+          kTransposeCycles;
   cost.memory = stream_tensors(p);
   return cost;
 }

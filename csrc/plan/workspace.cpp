@@ -133,6 +133,7 @@ std::int64_t thread_bytes_axpy(const ConvPlan& plan) {
 
 // run_outer: copies of the sums.
 std::int64_t outer_sums(const ConvPlan& plan) {
+  if (plan.one_block) return 0;
   const WorkspaceShape s(plan);
   const ConvProblem& p = s.p;
   const std::int64_t inputs = plan.swapped ? p.outputs_per_group() : p.channels_per_group();
@@ -142,7 +143,7 @@ std::int64_t outer_sums(const ConvPlan& plan) {
   return plan.splits * p.groups * round_up(rows, s.mr) * round_up(lanes, s.nr) * taps;
 }
 
-// Packed rows of the input and of the gradient, for a block of pixels.
+// Packed rows of the input and of the gradient, for a block of pixels; sums of a tile of rows.
 std::int64_t thread_bytes_outer(const ConvPlan& plan) {
   const WorkspaceShape s(plan);
   const ConvProblem& p = s.p;
@@ -167,7 +168,8 @@ std::int64_t thread_bytes_outer(const ConvPlan& plan) {
   const std::int64_t rows = least(plan.output_block, outputs), pixels = strips * strip;
   const std::int64_t grad =
       most(ceil_div(rows, s.mr) * (pixels * s.mr + 2 * s.vector), rows * (pixels + s.vector));
-  return ((in_place ? 0 : strips * p.R * columns * lanes + s.nr) + grad) * s.bytes;
+  const std::int64_t sums = plan.one_block ? s.mr * p.taps() * lanes : 0;
+  return ((in_place ? 0 : strips * p.R * columns * lanes + s.nr) + grad + sums) * s.bytes;
 }
 
 // run_rowsum: packed pixels of the gradient.
