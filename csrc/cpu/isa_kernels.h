@@ -112,7 +112,8 @@ struct GroupBlock {
 // one destination row. See depthwise_strip.h and grouped_strip.h.
 template <class T>
 struct DepthwiseStrip {
-  const T* const* x;       // [rows]: source rows
+  static constexpr std::int64_t kLine = 64;  // bytes
+  const T* const* x;                         // [rows]: source rows
   const T* const* weight;  // [rows]: the weights of their kernel rows, [taps][channels]
   std::int64_t rows, taps;
   std::int64_t x_offset;          // in every source row, of the first column's first tap
@@ -129,10 +130,11 @@ struct DepthwiseStrip {
   const GroupBlock* blocks;
   std::int64_t depth;
   int vectors, spread;
-  // Source rows that the next destination row will be the first to read, where in_place.
-  const T* prefetch[2];
-  int prefetch_rows;
-  std::int64_t pixel, pixels_a_step;  // elements of a pixel of theirs; x_step in pixels
+  // Lines of memory that the next destination row will be the first to read: asked for during this
+  // call, in the order of their addresses and evenly.
+  const char* ahead;
+  std::int64_t ahead_lines;
+  bool stream;  // results go past the caches; whole lines of them, which y begins
 };
 
 // wgrad_outer: one register tile of grad_weight over runs of pixels. See wgrad_outer.h.

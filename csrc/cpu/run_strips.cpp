@@ -52,7 +52,17 @@ class StripPass : private DataPass {
                p_.N * destination_.size[2] * destination_.size[3] * channels_ *
                        static_cast<std::int64_t>(sizeof(T)) >=
                    kStreamBytes;
-    store_in_place_ = store_in_place_ && !streams_;
+    // One copy less where the kernel itself writes whole lines.
+    const std::int64_t element_bytes = static_cast<std::int64_t>(sizeof(T));
+    const auto whole_lines = [&](std::int64_t elements) {
+      return elements * element_bytes % kLine == 0;
+    };
+    const auto begin = reinterpret_cast<std::uintptr_t>(element(destination_, 0, 0, 0, 0));
+    const bool lines = whole_lines(channels_) && whole_lines(destination_.stride[2]) &&
+                       whole_lines(destination_.stride[0]) && begin % kLine == 0;
+    store_in_place_ = store_in_place_ && (!streams_ || (lines && !grouped_));
+    dense_rows_ = in_place_ && source_.stride[3] == source_channels_ &&
+                  source_.stride[2] == source_.size[3] * source_channels_;
     columns_ = fold_ ? p_.pad_left + p_.W + p_.pad_right : destination_.size[3];
     strips_ = StripColumns(p_, forward_, fold_, columns_, source_.size[3], mr_, in_place_);
   }
@@ -71,6 +81,7 @@ class StripPass : private DataPass {
   }
 
  private:
+  static constexpr std::int64_t kLine = DepthwiseStrip<T>::kLine;
   // Results of this size are not found in a cache when they are read next.
   static constexpr std::int64_t kStreamBytes = 2 << 20;
 
@@ -113,7 +124,7 @@ class StripPass : private DataPass {
     // Row d of image n, channels [first, last).
     void item(std::int64_t n, std::int64_t d, std::int64_t first, std::int64_t last) {
       find_rows(n, d);
-      find_next_rows(n, d + 1);
+      find_next_rows(n, d, first, last);
       DepthwiseStrip<T> strip;
       strip.weight = weights_.data();
       strip.first = first;
@@ -125,6 +136,9 @@ class StripPass : private DataPass {
       if (pass_.grouped_) pass_.blocks_.find(pass_.width_, &strip.first, &strip.last);
       strip.bias = pass_.packed_bias_;
       const TensorView& y = pass_.destination_;
+      const bool in_place = pass_.store_in_place_;
+      strip.stream = pass_.streams_ && in_place;
+      std::int64_t columns = 0;  // that are done
       for (const ColumnClass& c : pass_.strips_.classes) {
         strip.rows = c.taps > 0 ? static_cast<std::int64_t>(weights_.size()) : 0;
         strip.taps = c.taps;
@@ -138,11 +152,11 @@ class StripPass : private DataPass {
           strip.tap_step = c.tap_step * pixel;
           strip.x_step = c.source_step * pixel;
           strip.tiles = run.tiles;
-          for (int i = 0; i < kPrefetchRows; ++i) strip.prefetch[i] = next_rows_[i];
-          strip.prefetch_rows = run.packed ? 0 : next_count_;
-          strip.pixel = pixel;
-          strip.pixels_a_step = c.source_step;
-          if (pass_.store_in_place_) {
+          strip.ahead = ahead_ + ahead_lines_ * columns / pass_.columns_ * kLine;
+          columns += run.tiles * run.mr;
+          strip.ahead_lines =
+              (ahead_ + ahead_lines_ * columns / pass_.columns_ * kLine - strip.ahead) / kLine;
+          if (in_place) {
             strip.y = static_cast<T*>(element(y, n, 0, d, column));
             strip.y_step = c.step * y.stride[3];
           } else {
@@ -156,27 +170,50 @@ class StripPass : private DataPass {
           }
         }
       }
-      if (!pass_.store_in_place_) finish(n, d, first, last);
+      if (!in_place) finish(n, d, first, last);
     }
 
    private:
-    static constexpr int kPrefetchRows = 2;
+    // Of memory that is asked for during one row: it stays in the second-level cache until then.
+    static constexpr std::int64_t kAheadBytes = 128 << 10;
 
-    // The last source rows that row d meets, if the row before it did not.
-    void find_next_rows(std::int64_t n, std::int64_t d) {
-      next_count_ = 0;
-      if (d == pass_.destination_.size[2]) return;
-      std::int64_t last = -1, before = -1;
-      for (std::int64_t r = 0; r < p_.R; ++r) {
-        if (pass_.rows_.count(d, r) == 1 && *pass_.rows_.list(d, r) > last) {
-          last = *pass_.rows_.list(d, r);
-        }
-        if (pass_.rows_.count(d - 1, r) == 1 && *pass_.rows_.list(d - 1, r) > before) {
-          before = *pass_.rows_.list(d - 1, r);
-        }
+    // The source rows that the row after d meets and d does not, as far as they are one piece of
+    // memory; those of the next image's first row after the last. Who computes a part of the channels
+    // asks for that part of the lines.
+    void find_next_rows(std::int64_t n, std::int64_t d, std::int64_t first_channel,
+                        std::int64_t last_channel) {
+      ahead_ = nullptr;
+      ahead_lines_ = 0;
+      if (!pass_.dense_rows_) return;
+      std::int64_t first, last, next_first, next_last;
+      meets(d, &first, &last);
+      if (d + 1 < pass_.destination_.size[2]) {
+        meets(d + 1, &next_first, &next_last);
+        if (next_first <= last) next_first = last + 1;
+      } else {
+        if (++n == p_.N) return;
+        meets(0, &next_first, &next_last);
       }
-      for (std::int64_t h = last; h > before && next_count_ < kPrefetchRows; --h) {
-        next_rows_[next_count_++] = static_cast<const T*>(element(pass_.source_, n, 0, h, 0));
+      if (next_first > next_last) return;
+      const TensorView& x = pass_.source_;
+      const std::int64_t bytes =
+          (next_last + 1 - next_first) * x.stride[2] * static_cast<std::int64_t>(sizeof(T));
+      const std::int64_t lines = ceil_div(bytes < kAheadBytes ? bytes : kAheadBytes, kLine);
+      const std::int64_t from = lines * first_channel / pass_.width_;
+      ahead_ = static_cast<const char*>(element(x, n, 0, next_first, 0)) + from * kLine;
+      ahead_lines_ = lines * last_channel / pass_.width_ - from;
+    }
+
+    // The first and the last source row that row d meets.
+    void meets(std::int64_t d, std::int64_t* first, std::int64_t* last) const {
+      *first = pass_.source_.size[2];
+      *last = -1;
+      for (std::int64_t r = 0; r < p_.R; ++r) {
+        const std::int64_t count = pass_.rows_.count(d, r), *list = pass_.rows_.list(d, r);
+        for (std::int64_t i = 0; i < count; ++i) {
+          if (list[i] < *first) *first = list[i];
+          if (list[i] > *last) *last = list[i];
+        }
       }
     }
 
@@ -238,8 +275,8 @@ class StripPass : private DataPass {
     const ConvProblem& p_;
     RowCache<T> cache_;
     T* tile_ = nullptr;
-    const T* next_rows_[kPrefetchRows] = {};
-    int next_count_ = 0;
+    const char* ahead_ = nullptr;
+    std::int64_t ahead_lines_ = 0;
     std::vector<const T*> in_place_rows_, packed_rows_, weights_;
   };
 
@@ -254,6 +291,7 @@ class StripPass : private DataPass {
   StripGroups blocks_;
   std::int64_t columns_ = 0;  // of a row of results, before it is folded
   bool in_place_ = false, store_in_place_ = false, streams_ = false, fold_ = false;
+  bool dense_rows_ = false;  // of the source, one piece of memory from row to row
   StripColumns strips_;
   T* panels_ = nullptr;
   T* packed_bias_ = nullptr;
