@@ -19,29 +19,9 @@
 namespace convext::CONVEXT_ISA {
 namespace {
 
-// Shares the lines ahead out among the blocks of a call, and a block's among its taps: asked for all
-// at once they would wait for each other, and the block's loads for them.
-template <class T>
-struct LinesAhead {
-  const char *next, *end;
-  std::int64_t a_block, a_tap;  // a block's bytes, a tap's lines
-
-  LinesAhead(const DepthwiseStrip<T>& strip, std::int64_t blocks)
-      : next(strip.ahead), end(next + strip.ahead_lines * DepthwiseStrip<T>::kLine) {
-    if (strip.ahead_lines == 0) {
-      a_block = a_tap = 0;
-      return;
-    }
-    const std::int64_t lines = (strip.ahead_lines + blocks - 1) / blocks;
-    const std::int64_t taps = strip.rows * strip.taps;
-    a_block = lines * DepthwiseStrip<T>::kLine;
-    a_tap = taps > 0 ? (lines + taps - 1) / taps : 0;
-  }
-};
-
 template <class T, int Mr, int Vectors>
 CONVEXT_INLINE void depthwise_block(const DepthwiseStrip<T>& strip, std::int64_t x_offset,
-                                    std::int64_t c, T* y, LinesAhead<T>* lines) {
+                                    std::int64_t c, T* y) {
   constexpr int L = kLanes<T>;
   const std::int64_t x_step = strip.x_step, y_step = strip.y_step;
   const std::int64_t tap_step = strip.tap_step, weight_step = strip.weight_step;
@@ -51,8 +31,12 @@ CONVEXT_INLINE void depthwise_block(const DepthwiseStrip<T>& strip, std::int64_t
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) sum[m][v] = Vec<T>{};
   }
-  const char* next = lines->next;
-  const char* const end = lines->end - next < lines->a_block ? lines->end : next + lines->a_block;
+  // A block's lines are shared out among its taps: asked for all at once they would wait for each
+  // other, and its loads for them.
+  LinesAhead& ahead = *strip.ahead;
+  const char* next = ahead.next;
+  const char* const end = ahead.end - next < ahead.a_block ? ahead.end : next + ahead.a_block;
+  const std::int64_t a_tap = ahead.a_tap;
 #pragma GCC unroll 1
   for (std::int64_t row = 0; row < strip.rows; ++row) {
     const T* x = strip.x[row] + x_offset + c;
@@ -62,9 +46,9 @@ CONVEXT_INLINE void depthwise_block(const DepthwiseStrip<T>& strip, std::int64_t
       Vec<T> weight[Vectors];
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v) weight[v] = load(w + v * L);
-      for (std::int64_t i = lines->a_tap; i > 0 && next < end; --i) {
+      for (std::int64_t i = a_tap; i > 0 && next < end; --i) {
         __builtin_prefetch(next, 0, 2);
-        next += DepthwiseStrip<T>::kLine;
+        next += LinesAhead::kLine;
       }
 #pragma GCC unroll 8
       for (int m = 0; m < Mr; ++m) {
@@ -75,7 +59,7 @@ CONVEXT_INLINE void depthwise_block(const DepthwiseStrip<T>& strip, std::int64_t
       w += weight_step;
     }
   }
-  lines->next = next;
+  ahead.next = next;
 #pragma GCC unroll 4
   for (int v = 0; v < Vectors; ++v) {
     const Vec<T> bias = load(strip.bias + c + v * L);
@@ -105,8 +89,6 @@ __attribute__((noinline)) void depthwise_strip(const DepthwiseStrip<T>& strip) {
   std::int64_t chunk = kWeightBytes / static_cast<std::int64_t>(sizeof(T)) / taps;
   chunk = chunk / (Vectors * L) * (Vectors * L);
   if (chunk < Vectors * L) chunk = Vectors * L;
-  const std::int64_t vectors = (strip.last - strip.first + Vectors * L - 1) / (Vectors * L);
-  LinesAhead<T> lines(strip, strip.tiles * vectors);
   for (std::int64_t first = strip.first; first < strip.last; first += chunk) {
     const std::int64_t last = first + chunk < strip.last ? first + chunk : strip.last;
     std::int64_t x_offset = strip.x_offset;
@@ -114,11 +96,11 @@ __attribute__((noinline)) void depthwise_strip(const DepthwiseStrip<T>& strip) {
     for (std::int64_t t = 0; t < strip.tiles; ++t) {
       std::int64_t c = first;
       for (; c + Vectors * L <= last; c += Vectors * L) {
-        depthwise_block<T, Mr, Vectors>(strip, x_offset, c, y, &lines);
+        depthwise_block<T, Mr, Vectors>(strip, x_offset, c, y);
       }
       for (; c < last; c += L) {
         // Residue: the last vector ends with the last channel.
-        depthwise_block<T, Mr, 1>(strip, x_offset, c + L <= last ? c : last - L, y, &lines);
+        depthwise_block<T, Mr, 1>(strip, x_offset, c + L <= last ? c : last - L, y);
       }
       x_offset += Mr * strip.x_step;
       y += Mr * strip.y_step;

@@ -139,10 +139,7 @@ __attribute__((noinline)) void grouped_strip(const DepthwiseStrip<T>& strip) {
       strip.rows * strip.taps * strip.depth * strip.vectors * CONVEXT_VECTOR_BYTES + 1;
   std::int64_t chunk = kWeightBytes / block_bytes;
   if (chunk < 1) chunk = 1;
-  const char* next = strip.ahead;
-  const char* const end = next + strip.ahead_lines * DepthwiseStrip<T>::kLine;
-  const std::int64_t blocks = strip.tiles * (strip.last - strip.first);
-  const std::int64_t lines = next < end ? (strip.ahead_lines + blocks - 1) / blocks : 0;
+  LinesAhead& ahead = *strip.ahead;
   for (std::int64_t first = strip.first; first < strip.last; first += chunk) {
     const std::int64_t last = first + chunk < strip.last ? first + chunk : strip.last;
     std::int64_t x_offset = strip.x_offset;
@@ -150,10 +147,10 @@ __attribute__((noinline)) void grouped_strip(const DepthwiseStrip<T>& strip) {
     for (std::int64_t t = 0; t < strip.tiles; ++t) {
       for (std::int64_t b = first; b < last; ++b) {
         const GroupBlock& block = strip.blocks[b];
-        for (std::int64_t i = lines; i > 0 && next < end; --i) {
-          __builtin_prefetch(next, 0, 2);
-          next += DepthwiseStrip<T>::kLine;
-        }
+        const char* next = ahead.next;
+        const char* const end = ahead.end - next < ahead.a_block ? ahead.end : next + ahead.a_block;
+        for (; next < end; next += LinesAhead::kLine) __builtin_prefetch(next, 0, 2);
+        ahead.next = next;
         if (strip.spread == 2) {
           if constexpr (kLanes<T> > 2) grouped_spread_block<T, Mr, 2>(strip, block, x_offset, y);
         } else if (strip.spread == 4) {

@@ -108,12 +108,22 @@ struct GroupBlock {
   int vectors;
 };
 
+// Lines of memory that a later call will be the first to read: asked for in the order of their
+// addresses while calls compute, so many with each block of a tile.
+struct LinesAhead {
+  static constexpr std::int64_t kLine = 64;  // bytes
+
+  const char* next = nullptr;
+  const char* end = nullptr;
+  std::int64_t a_block = 0;  // bytes
+  std::int64_t a_tap = 0;    // lines, of a block's
+};
+
 // fprop_depthwise, dgrad_depthwise, fprop_grouped, dgrad_grouped: tiles of mr neighbouring columns of
 // one destination row. See depthwise_strip.h and grouped_strip.h.
 template <class T>
 struct DepthwiseStrip {
-  static constexpr std::int64_t kLine = 64;  // bytes
-  const T* const* x;                         // [rows]: source rows
+  const T* const* x;       // [rows]: source rows
   const T* const* weight;  // [rows]: the weights of their kernel rows, [taps][channels]
   std::int64_t rows, taps;
   std::int64_t x_offset;          // in every source row, of the first column's first tap
@@ -130,11 +140,8 @@ struct DepthwiseStrip {
   const GroupBlock* blocks;
   std::int64_t depth;
   int vectors, spread;
-  // Lines of memory that the next destination row will be the first to read: asked for during this
-  // call, in the order of their addresses and evenly.
-  const char* ahead;
-  std::int64_t ahead_lines;
-  bool stream;  // results go past the caches; whole lines of them, which y begins
+  LinesAhead* ahead;  // of the next destination row
+  bool stream;        // results go past the caches; whole lines of them, which y begins
 };
 
 // wgrad_outer: one register tile of grad_weight over runs of pixels. See wgrad_outer.h.

@@ -121,6 +121,7 @@ class PlaneStripPass : private DataPass {
       first_of_row.push_back(static_cast<std::int64_t>(x_rows_.size()));
       DepthwiseStrip<T> strip{};
       strip.bias = packed_bias_;
+      strip.ahead = &ahead_;
       strip.depth = pass_.depth_;
       strip.vectors = groups_.vectors;
       strip.spread = groups_.spread;
@@ -176,6 +177,7 @@ class PlaneStripPass : private DataPass {
     T* packed_bias_;
     T* tile_;
     std::int64_t part_ = -1, last_ = 0;
+    LinesAhead ahead_;  // none
     std::vector<const T*> x_rows_, weight_rows_;
     std::vector<Strip> strips_;
   };

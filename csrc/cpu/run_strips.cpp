@@ -65,6 +65,9 @@ class StripPass : private DataPass {
                   source_.stride[2] == source_.size[3] * source_channels_;
     columns_ = fold_ ? p_.pad_left + p_.W + p_.pad_right : destination_.size[3];
     strips_ = StripColumns(p_, forward_, fold_, columns_, source_.size[3], mr_, in_place_);
+    for (const ColumnClass& c : strips_.classes) {
+      for (const StripRun& run : c.runs) tiles_ += run.tiles;
+    }
   }
 
   void run(const Threads& threads) {
@@ -81,7 +84,7 @@ class StripPass : private DataPass {
   }
 
  private:
-  static constexpr std::int64_t kLine = DepthwiseStrip<T>::kLine;
+  static constexpr std::int64_t kLine = LinesAhead::kLine;
   // Results of this size are not found in a cache when they are read next.
   static constexpr std::int64_t kStreamBytes = 2 << 20;
 
@@ -124,7 +127,6 @@ class StripPass : private DataPass {
     // Row d of image n, channels [first, last).
     void item(std::int64_t n, std::int64_t d, std::int64_t first, std::int64_t last) {
       find_rows(n, d);
-      find_next_rows(n, d, first, last);
       DepthwiseStrip<T> strip;
       strip.weight = weights_.data();
       strip.first = first;
@@ -135,10 +137,15 @@ class StripPass : private DataPass {
       strip.spread = pass_.blocks_.spread;
       if (pass_.grouped_) pass_.blocks_.find(pass_.width_, &strip.first, &strip.last);
       strip.bias = pass_.packed_bias_;
+      find_next_rows(n, d, first, last);
+      strip.ahead = &ahead_;
+      if (ahead_.next < ahead_.end) {
+        share_lines(pass_.grouped_ ? strip.last - strip.first
+                                   : ceil_div(last - first, pass_.kernels_.lanes * 2));
+      }
       const TensorView& y = pass_.destination_;
       const bool in_place = pass_.store_in_place_;
       strip.stream = pass_.streams_ && in_place;
-      std::int64_t columns = 0;  // that are done
       for (const ColumnClass& c : pass_.strips_.classes) {
         strip.rows = c.taps > 0 ? static_cast<std::int64_t>(weights_.size()) : 0;
         strip.taps = c.taps;
@@ -152,10 +159,6 @@ class StripPass : private DataPass {
           strip.tap_step = c.tap_step * pixel;
           strip.x_step = c.source_step * pixel;
           strip.tiles = run.tiles;
-          strip.ahead = ahead_ + ahead_lines_ * columns / pass_.columns_ * kLine;
-          columns += run.tiles * run.mr;
-          strip.ahead_lines =
-              (ahead_ + ahead_lines_ * columns / pass_.columns_ * kLine - strip.ahead) / kLine;
           if (in_place) {
             strip.y = static_cast<T*>(element(y, n, 0, d, column));
             strip.y_step = c.step * y.stride[3];
@@ -182,8 +185,7 @@ class StripPass : private DataPass {
     // asks for that part of the lines.
     void find_next_rows(std::int64_t n, std::int64_t d, std::int64_t first_channel,
                         std::int64_t last_channel) {
-      ahead_ = nullptr;
-      ahead_lines_ = 0;
+      ahead_ = LinesAhead{};
       if (!pass_.dense_rows_) return;
       std::int64_t first, last, next_first, next_last;
       meets(d, &first, &last);
@@ -199,9 +201,19 @@ class StripPass : private DataPass {
       const std::int64_t bytes =
           (next_last + 1 - next_first) * x.stride[2] * static_cast<std::int64_t>(sizeof(T));
       const std::int64_t lines = ceil_div(bytes < kAheadBytes ? bytes : kAheadBytes, kLine);
-      const std::int64_t from = lines * first_channel / pass_.width_;
-      ahead_ = static_cast<const char*>(element(x, n, 0, next_first, 0)) + from * kLine;
-      ahead_lines_ = lines * last_channel / pass_.width_ - from;
+      const char* const begin = static_cast<const char*>(element(x, n, 0, next_first, 0));
+      ahead_.next = begin + lines * first_channel / pass_.width_ * kLine;
+      ahead_.end = begin + lines * last_channel / pass_.width_ * kLine;
+    }
+
+    // Evenly among the row's blocks, `blocks` a tile, and their taps.
+    void share_lines(std::int64_t blocks) {
+      const std::int64_t lines =
+          ceil_div((ahead_.end - ahead_.next) / kLine, blocks * pass_.tiles_);
+      const std::int64_t columns = pass_.forward_ ? p_.S : p_.S / p_.stride_w;
+      const std::int64_t taps = columns * static_cast<std::int64_t>(weights_.size());
+      ahead_.a_block = lines * kLine;
+      ahead_.a_tap = taps > 1 ? ceil_div(lines, taps) : lines;
     }
 
     // The first and the last source row that row d meets.
@@ -275,8 +287,7 @@ class StripPass : private DataPass {
     const ConvProblem& p_;
     RowCache<T> cache_;
     T* tile_ = nullptr;
-    const char* ahead_ = nullptr;
-    std::int64_t ahead_lines_ = 0;
+    LinesAhead ahead_;
     std::vector<const T*> in_place_rows_, packed_rows_, weights_;
   };
 
@@ -293,6 +304,7 @@ class StripPass : private DataPass {
   bool in_place_ = false, store_in_place_ = false, streams_ = false, fold_ = false;
   bool dense_rows_ = false;  // of the source, one piece of memory from row to row
   StripColumns strips_;
+  std::int64_t tiles_ = 0;  // of a row of results
   T* panels_ = nullptr;
   T* packed_bias_ = nullptr;
 };
