@@ -122,7 +122,7 @@ $(STAMPS)/build-tools: $(STAMPS)/venv
 	@touch $@
 
 $(STAMPS)/convext: $(STAMPS)/build-tools $(SOURCES)
-	@echo "building convext (a minute or two)"
+	@echo "building convext (some minutes)"
 	@$(PIP) install --no-build-isolation --editable ".[cli,bench]"
 	@touch $@
 

@@ -2,7 +2,8 @@
 //
 // The padding mode lives here and nowhere else in the fast kernels: zeros, reflect, replicate and
 // circular differ only in the source index they name. The backward map is the forward map
-// inverted, entry by entry, so input grad needs no formula of its own, whatever the stride and mode.
+// inverted, entry by entry, so input grad needs no formula of its own, whatever the stride and
+// mode.
 #pragma once
 
 #include <cstdint>

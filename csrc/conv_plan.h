@@ -84,7 +84,8 @@ struct ConvPlan {
   std::int64_t row_block = 0;    // direct: destination rows of one work item
   std::int64_t tile_rows = 0;    // direct_planes: channels of the register tile
   std::int64_t splits = 1;       // wgrad, bgrad: chunks of output rows, summed in order
-  // Over before another thread would have begun. Changes no bits, so it is not part of a forced plan.
+  // Over before another thread would have begun. Changes no bits, so it is not part of a forced
+  // plan.
   bool one_thread = false;
   // Few channels: one kernel row's taps and channels, adjacent in a packed row, are one run.
   bool merged_columns = false;
@@ -99,8 +100,9 @@ struct ConvPlan {
   // wgrad outer: all pixels are one block, and rows of the result are stored when summed.
   bool one_block = false;
   bool read_in_place = false;  // wgrad outer: operands that lie as the kernel wants are not packed
-  // dgrad of a padding mode that copies border pixels, by a kernel that knows zeros only: the kernel
-  // that afterwards does what the copies bring, and the pixels of one work item of that step.
+  // dgrad of a padding mode that copies border pixels, by a kernel that knows zeros only: the
+  // kernel that afterwards does what the copies bring, and the pixels of one work item of that
+  // step.
   const KernelInfo* border = nullptr;
   std::int64_t border_block = 0;
   // At most. What a limit counts is their sum: a choice must not depend on the number of threads.

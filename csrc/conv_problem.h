@@ -1,7 +1,8 @@
 // The geometry of one convolution, validated once. Every other part of convext trusts it.
 //
-//   output[n,k,p,q] = bias[k] + sum_{c,r,s} weight[k,c,r,s] * padded[n, c, p*stride_h + r*dilation_h,
-//                                                                          q*stride_w + s*dilation_w]
+// output[n,k,p,q] = bias[k] + sum_{c,r,s} weight[k,c,r,s] * padded[n, c, p*stride_h + r*dilation_h,
+//                                                                          q*stride_w +
+//                                                                          s*dilation_w]
 //
 // with c running over the C/groups channels of k's group. `padded` is never built: AxisMap
 // (axis_map.h) tells for each output index and tap which input index it reads.

@@ -36,9 +36,9 @@ struct Threads {
         const_cast<void*>(static_cast<const void*>(&body)));
   }
 
-  // Calls work(worker, item, unit, end unit) for all `items`, each of which consists of `units`, with
-  // a Worker(pass) for every share of them. Where the items are too few to keep all threads busy,
-  // the units of each are shared out too: how the work is cut must change no sum.
+  // Calls work(worker, item, unit, end unit) for all `items`, each of which consists of `units`,
+  // with a Worker(pass) for every share of them. Where the items are too few to keep all threads
+  // busy, the units of each are shared out too: how the work is cut must change no sum.
   template <class Worker, class Pass, class Work>
   void run_units(Pass& pass, std::int64_t items, std::int64_t units, Work&& work) const {
     constexpr std::int64_t kItemsPerThread = 4;

@@ -203,6 +203,7 @@ def test_verify(tiny, capsys):
     kernels = len(kernels_of("float32", "int8"))
     assert f"{kernels} of {kernels} kernels that can run here were run" in out
     rows = re.findall(r"(forward|\w+_grad) +(\d+) +(exact|[\d.]+) +(\d+): [\w, ]+ +ok", out)
+    assert "grouped_planes" in out
     assert [row[0] for row in rows] == [*PASSES, *PASSES]
     assert {row[2] == "exact" for row in rows[4:]} == {True}
     assert max(float(row[2]) for row in rows[:4]) <= 1

@@ -333,6 +333,7 @@ def test_errors_are_torchs(case: tuple[tuple[Any, ...], dict[str, Any], str]) ->
         ((X, W), {"groups": 1.0}, "argument 'groups' must be int, not float"),
         ((X, W), {"groups": (1,)}, "argument 'groups' must be int, not tuple"),
         ((X, W), {"foo": 1}, "foo"),
+        ((None, W), {}, "argument 'input'"),
     ],
 )
 def test_wrong_types(args: tuple[Any, ...], kwargs: dict[str, Any], words: str) -> None:

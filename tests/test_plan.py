@@ -82,7 +82,17 @@ def test_force_plan() -> None:
 
 def test_forced_plans_that_cannot_run() -> None:
     input, weight = torch.randn(2, 4, 6, 6), torch.randn(4, 4, 3, 3)
-    with convext.force_plan("fprop=depthwise"), pytest.raises(RuntimeError, match="depthwise"):
+    with (
+        convext.force_plan("fprop=depthwise"),
+        pytest.raises(RuntimeError, match="forced to 'depthwise'") as caught,
+    ):
+        convext.conv2d(input, weight)
+    assert "fprop_depthwise" in str(caught.value)
+    assert "fprop_indirect" not in str(caught.value)  # why it does not run is no question
+    with (
+        pytest.raises(RuntimeError, match="'forward' is no pass; there are fprop"),
+        convext.force_plan("forward=indirect"),
+    ):
         convext.conv2d(input, weight)
     with pytest.raises(RuntimeError, match="swift"), convext.force_plan("swift"):
         convext.conv2d(input, weight)
@@ -173,11 +183,17 @@ def test_explain_of_other_inputs_and_errors() -> None:
     weight = torch.empty(6, 4, 3, 3)
     assert convext.explain(torch.empty(4, 6, 6), weight).problem.N == 1
     complex_input = torch.empty(1, 4, 6, 6, dtype=torch.complex64)
-    assert convext.explain(complex_input, weight).problem.dtype == "float32"
+    assert convext.explain(complex_input, weight.to(torch.complex64)).problem.dtype == "float32"
     with pytest.raises(ValueError, match="direction must be one of"):
         convext.explain(torch.empty(1, 4, 6, 6), weight, direction="backward")
     with pytest.raises(ValueError, match="dtype must be one of"):
-        convext.explain(torch.empty(1, 4, 6, 6, dtype=torch.bool), weight)
+        convext.explain(torch.empty(1, 4, 6, 6, dtype=torch.bool), weight.to(torch.bool))
+    with pytest.raises(ValueError, match="padding_mode must be one of"):
+        convext.explain(torch.empty(1, 4, 6, 6), weight, padding_mode="mirror")
+    with pytest.raises(RuntimeError, match="must have one dtype"):
+        convext.explain(torch.empty(1, 4, 6, 6, dtype=torch.float64), weight)
+    with pytest.raises(TypeError, match="input must be a Tensor, but got list"):
+        convext.explain([1.0], weight)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
         convext.explain(torch.empty(1, 4, 2, 2), weight)
 

@@ -91,6 +91,12 @@ PROBLEMS: dict[str, dict[str, Any]] = {
         "stride": 2,
         "dilation": 3,
     },
+    "classes of unlike lengths": {
+        "input": (1, 40, 7, 511),
+        "weight": (96, 40, 3, 3),
+        "stride": 2,
+        "dilation": 3,
+    },
     "wide": {"input": (1, 4, 3, 700), "weight": (8, 4, 3, 3), "padding": 1},
     "large weight": {"input": (1, 512, 4, 4), "weight": (512, 512, 3, 3), "padding": 1},
 }
@@ -325,6 +331,22 @@ def test_limits_out_of_range(bad: int) -> None:
     with pytest.raises(ValueError, match="bytes must be between 0 and"):
         convext.set_workspace_limit(bad)
     assert convext.workspace_limit() is None
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "stride", "limit"), [(128, 14, 1, 2 << 20), (256, 7, 2, 4 << 20)]
+)
+def test_batch_invariant_under_a_limit(channels: int, size: int, stride: int, limit: int) -> None:
+    input, weight = torch.randn(32, channels, size, size), torch.randn(channels, channels, 3, 3)
+    convext.set_workspace_limit(limit)
+    with convext.batch_invariant():
+        plans = [convext.explain(input[:n], weight, stride, padding=1) for n in (1, 2, 4, 8, 32)]
+        assert len({plan.algorithm for plan in plans}) == 1
+        assert all(p.workspace_bytes + p.thread_workspace_bytes <= limit for p in plans)
+        one, all_of_them = (
+            convext.conv2d(images, weight, None, stride, 1) for images in (input[:1], input)
+        )
+    assert torch.equal(one[0], all_of_them[0])
 
 
 def test_a_forced_kernel_beyond_the_limit_is_an_error() -> None:

@@ -6,8 +6,8 @@
 // owns      one call: a strip of `tiles` tiles of mr columns, for a range of channels, one or two
 //           vectors at a time; summed row by row, tap by tap, whatever mr is.
 // budget    mr*2 accumulators + 2 weights = 16 registers at mr = 7; inputs are operands in memory.
-// needs     channels contiguous in x and y, at least one vector of them. The last vector overlaps its
-//           neighbour: it stores the same values again.
+// needs     channels contiguous in x and y, at least one vector of them. The last vector overlaps
+//           its neighbour: it stores the same values again.
 // bound by  FMA, with one load for each; large images by memory.
 // step      from gemm_indirect: no table of pointers. Neighbouring columns lie x_step apart, so one
 //           pointer a kernel row serves the whole strip; the driver keeps borders out of the way.

@@ -8,8 +8,8 @@
 //           in the order of the entries and then of i, in chains (chains.h), whatever mr.
 // budget    mr*vectors accumulators + vectors weights + 1 broadcast: 6*4+4+1 = 29 of 32 registers
 //           (AVX-512), 6*2+2+1 = 15 of 16 (AVX2, baseline); mr pointers that differ by one step.
-// needs     source rows packed with their padding in place, or rows without padding; packed weights,
-//           zero-padded to nr lanes.
+// needs     source rows packed with their padding in place, or rows without padding; packed
+//           weights, zero-padded to nr lanes.
 // bound by  FMA: mr*vectors of them for mr+vectors loads a step.
 // step      from gemm_indirect: one pointer an entry and row instead of one for each pixel, so that
 //           a destination row of a few channels is not spent on building tables.

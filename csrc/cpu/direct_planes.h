@@ -1,18 +1,21 @@
-// fprop_direct_planes, dgrad_direct_planes: convolution as a GEMM whose lanes are columns of a plane
+// fprop_direct_planes, dgrad_direct_planes: convolution as a GEMM whose lanes are columns of a
+// plane
 //
 // computes  y[row][column] = bias[row] + sum_{entry, d} w[entry][d][row] * x[entry][d][column]
 //           GEMM view: gemm_m = destination channels, gemm_n = columns of one destination row,
 //           gemm_k = entries x depth. An entry is a tap, or a tap and source channel (depth 1).
 // owns      one call: Mr channels x vectors*lanes neighbouring columns (of one class modulo the
-//           step), summed completely in the order of the entries and then of d, in chains (chains.h),
-//           whatever the tile.
-// budget    Mr*vectors <= 6*kDirectPlanesVectors accumulators, so 3 channels take 4 vectors of columns and
-//           6 take 2 on AVX2: 12 + 4 + 1 or 12 + 2 + 1 registers (one weight is read from memory).
+//           step), summed completely in the order of the entries and then of d, in chains
+//           (chains.h), whatever the tile.
+// budget    Mr*vectors <= 6*kDirectPlanesVectors accumulators, so 3 channels take 4 vectors of
+//           columns and 6 take 2 on AVX2: 12 + 4 + 1 or 12 + 2 + 1 registers (one weight is read
+//           from memory).
 // needs     source planes packed with their padding in place and the phases of the stride apart, so
-//           that neighbouring columns' sources are neighbours; readable elements up to whole vectors.
+//           that neighbouring columns' sources are neighbours; readable elements up to whole
+//           vectors.
 // bound by  FMA: Mr*vectors of them for Mr+vectors loads a step, the latter not aligned.
-// step      from direct_channels: the operands change places. Few destination channels leave no lane
-//           empty, and NCHW is transposed neither on the way in nor on the way out.
+// step      from direct_channels: the operands change places. Few destination channels leave no
+//           lane empty, and NCHW is transposed neither on the way in nor on the way out.
 #pragma once
 
 #include "chains.h"

@@ -6,7 +6,8 @@
 //           flight; where there is no FMA, a multiplication and an addition do its work.
 // needs     nothing.
 // bound by  the rate at which FMAs start.
-// step      not a convolution: `convext bench` measures it to say what share of it a kernel reaches.
+// step      not a convolution: `convext bench` measures it to say what share of it a kernel
+//           reaches.
 #pragma once
 
 #include "isa_kernels.h"

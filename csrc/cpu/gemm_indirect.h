@@ -4,14 +4,17 @@
 //           GEMM view: gemm_m = pixels, gemm_n = lanes, gemm_k = entries x depth. In fprop a pixel
 //           is an output pixel, d runs over input channels and lanes over output channels; in dgrad
 //           a pixel is an input pixel and the two kinds of channel change places. fprop_im2col
-//           (run_im2col.cpp) turns it round: rows are output channels, x their weights, lanes pixels.
+//           (run_im2col.cpp) turns it round: rows are output channels, x their weights, lanes
+//           pixels.
 // owns      one call: mr pixels x vectors*lanes channels, summed completely, in the order of the
-//           entries and then of d, in chains (chains.h). Neither depends on mr, nor the chains on the
-//           entries that a tile lacks, so a pixel gets the same bits in whichever tile it falls.
+//           entries and then of d, in chains (chains.h). Neither depends on mr, nor the chains on
+//           the entries that a tile lacks, so a pixel gets the same bits in whichever tile it
+//           falls.
 // budget    mr*vectors accumulators + vectors weights + 1 broadcast: 6*4+4+1 = 29 of 32 registers
 //           (AVX-512), 6*2+2+1 = 15 of 16 (AVX2, baseline); mr+2 pointers.
 // needs     packed weights, zero-padded to nr lanes; readable pointers for every pixel (padding
-//           points at zeros, where an infinite weight makes NaN). Fewer than mr pixels or `vectors` vectors: a narrower instance.
+//           points at zeros, where an infinite weight makes NaN). Fewer than mr pixels or `vectors`
+//           vectors: a narrower instance.
 // bound by  FMA: mr*vectors of them for mr+vectors loads a step.
 // step      from naive loops: pixels are reached through a table of pointers instead of index
 //           arithmetic, so stride, dilation, every padding mode and every border cost nothing here.

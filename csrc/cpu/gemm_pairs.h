@@ -8,11 +8,12 @@
 //           depends on mr, so a pixel gets the same bits in whichever tile it falls.
 // budget    mr*vectors accumulators + vectors weights + 1 broadcast: 6*4+4+1 = 29 of 32 registers;
 //           mr+2 pointers.
-// needs     weights packed [tap][depth / 2][nr][2] with zeros for lanes up to nr and for what an odd
-//           depth lacks; of x nothing beyond `depth`: the last one of an odd depth is read alone.
+// needs     weights packed [tap][depth / 2][nr][2] with zeros for lanes up to nr and for what an
+//           odd depth lacks; of x nothing beyond `depth`: the last one of an odd depth is read
+//           alone.
 // bound by  dot products: mr*vectors of them for mr+vectors loads a step.
-// step      from gemm_indirect: rows stay as they are stored, so channels_last is not converted, and
-//           an instruction multiplies twice as many terms. Not measured on any machine yet.
+// step      from gemm_indirect: rows stay as they are stored, so channels_last is not converted,
+//           and an instruction multiplies twice as many terms. Not measured on any machine yet.
 #pragma once
 
 #include "chains.h"

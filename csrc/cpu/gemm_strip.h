@@ -1,14 +1,14 @@
 // fprop_pointwise, dgrad_pointwise, dgrad_axpy: a strip of a product of matrices
 //
 // computes  y[row][lane] = bias + sum_d a[row][d] * b[d][lane]
-//           GEMM view: gemm_m = rows, gemm_n = lanes, gemm_k = depth. Where channels are adjacent rows
-//           are pixels and b is packed weights; where pixels are, rows are output channels and b the
-//           planes of the image, as they lie.
-// owns      one call: any number of rows, up to kMostStripVectors vectors of lanes, summed completely
-//           in the order of d. The order depends on neither tile, so a result has the same bits in
-//           whichever it falls.
-// budget    `Sums` accumulators, shared out as rows x vectors: 4x3, 6x2, 8x1 or 2x6 of 12 (AVX2), to
-//           which come a step's vectors of b and one broadcast: 12+3+1 = 16 of 16 registers.
+//           GEMM view: gemm_m = rows, gemm_n = lanes, gemm_k = depth. Where channels are adjacent
+//           rows are pixels and b is packed weights; where pixels are, rows are output channels and
+//           b the planes of the image, as they lie.
+// owns      one call: any number of rows, up to kMostStripVectors vectors of lanes, summed
+//           completely in the order of d. The order depends on neither tile, so a result has the
+//           same bits in whichever it falls.
+// budget    `Sums` accumulators, shared out as rows x vectors: 4x3, 6x2, 8x1 or 2x6 of 12 (AVX2),
+//           to which come a step's vectors of b and one broadcast: 12+3+1 = 16 of 16 registers.
 // needs     lanes >= one vector, or that many elements readable in b and writable in y. Fewer lanes
 //           than whole vectors: the last vector overlaps the one before it.
 // bound by  FMA: 12 of them for 7 or 8 loads a step. With few channels or few rows, memory.

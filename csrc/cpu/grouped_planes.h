@@ -1,9 +1,11 @@
-// fprop_grouped_planes, dgrad_grouped_planes, wgrad_grouped_planes: small groups where every channel is a plane (NCHW)
+// fprop_grouped_planes, dgrad_grouped_planes, wgrad_grouped_planes: small groups where every
+// channel is a plane (NCHW)
 //
 // computes  y[k][i] = bias[k] + sum_t x[offset[t] + i] * w[t][k]       (fprop, dgrad)
 //           sum[k][t] += sum_i grad[k][i] * x[offset[t] + i]           (wgrad)
-//           i runs over a whole plane, row after row: rows are packed with their padding, so a tap is
-//           one distance for all pixels, and a stride becomes as many planes as it has remainders.
+//           i runs over a whole plane, row after row: rows are packed with their padding, so a tap
+//           is one distance for all pixels, and a stride becomes as many planes as it has
+//           remainders.
 // owns      one call: up to mr output channels; lanes are pixels, pieces of vectors*mr/channels
 //           vectors. What lies between the rows is computed too and not stored; in wgrad its
 //           gradient is zero.

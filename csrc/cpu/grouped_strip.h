@@ -2,11 +2,12 @@
 //
 // computes  y[column][k] = bias[k] + sum_{row, tap, i < depth}
 //               x[row][column*x_step + tap*tap_step][channel i of k's group] * w[row][tap][i][k]
-// owns      one call: a strip of `tiles` tiles of mr columns, for a range of blocks. A block is one or
-//           two vectors of output channels of one group, whose inputs are broadcast; or one vector that
-//           holds several whole groups, whose inputs are spread over their lanes by permutations.
-// budget    mr*2 accumulators + 2 weights + 1 input = 15 registers at mr = 6. One vector of one group
-//           has its even and odd inputs summed apart, for as many independent sums.
+// owns      one call: a strip of `tiles` tiles of mr columns, for a range of blocks. A block is one
+//           or two vectors of output channels of one group, whose inputs are broadcast; or one
+//           vector that holds several whole groups, whose inputs are spread over their lanes by
+//           permutations.
+// budget    mr*2 accumulators + 2 weights + 1 input = 15 registers at mr = 6. One vector of one
+//           group has its even and odd inputs summed apart, for as many independent sums.
 // needs     channels contiguous in x and y, at least one vector of them. Blocks may overlap: they
 //           store the same values again.
 // bound by  FMA for two vectors; one load or permutation for each FMA otherwise.

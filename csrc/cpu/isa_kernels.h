@@ -15,8 +15,8 @@ inline constexpr int kMostStripVectors = 12;
 // Terms that are summed in one chain, or nearly twice as many. See chains.h.
 inline constexpr std::int64_t kChainTerms = 256;
 
-// fprop_indirect, dgrad_indirect, fprop_im2col: one register tile. See gemm_indirect.h; gemm_pairs.h
-// where X, what rows and weights are stored in, is bfloat16.
+// fprop_indirect, dgrad_indirect, fprop_im2col: one register tile. See gemm_indirect.h;
+// gemm_pairs.h where X, what rows and weights are stored in, is bfloat16.
 template <class T, class X = T>
 struct GemmTile {
   const X* const* x;        // [entries][mr]: where each tap finds each row's values
@@ -119,8 +119,8 @@ struct LinesAhead {
   std::int64_t a_tap = 0;    // lines, of a block's
 };
 
-// fprop_depthwise, dgrad_depthwise, fprop_grouped, dgrad_grouped: tiles of mr neighbouring columns of
-// one destination row. See depthwise_strip.h and grouped_strip.h.
+// fprop_depthwise, dgrad_depthwise, fprop_grouped, dgrad_grouped: tiles of mr neighbouring columns
+// of one destination row. See depthwise_strip.h and grouped_strip.h.
 template <class T>
 struct DepthwiseStrip {
   const T* const* x;       // [rows]: source rows
@@ -186,7 +186,8 @@ struct DepthwiseOuterTile {
   std::int64_t sum_row_stride, sum_tap_stride, sum_output_stride;
 };
 
-// fprop_grouped_planes, dgrad_grouped_planes, wgrad_grouped_planes: channels that are planes. See grouped_planes.h.
+// fprop_grouped_planes, dgrad_grouped_planes, wgrad_grouped_planes: channels that are planes. See
+// grouped_planes.h.
 template <class T>
 struct PlaneTile {
   const T* x;
@@ -210,8 +211,8 @@ struct PlaneOuterTile {
   std::int64_t sum_stride;
 };
 
-// Winograd's transforms: of tiles with (m+2)^2 inputs and points and m x m results, and with stride 2
-// as winograd_polyphase.h has them. See winograd_tiles.h.
+// Winograd's transforms: of tiles with (m+2)^2 inputs and points and m x m results, and with stride
+// 2 as winograd_polyphase.h has them. See winograd_tiles.h.
 template <class T>
 struct WinogradInput {
   const T* const* x;  // [inputs], row by row: each pixel's channels
@@ -308,7 +309,8 @@ struct ComputeKernels {
                  const StridedBlock& destination);
   // destination = source, past the caches.
   void (*stream_copy)(const T* source, std::int64_t count, T* destination);
-  // A row's columns to its phases modulo `step`, `pitch` elements apart, and back (direct_planes.h).
+  // A row's columns to its phases modulo `step`, `pitch` elements apart, and back
+  // (direct_planes.h).
   void (*split_phases)(const T* from, std::int64_t count, std::int64_t step, T* to,
                        std::int64_t pitch);
   void (*join_phases)(const T* from, std::int64_t pitch, std::int64_t step, std::int64_t count,
@@ -328,7 +330,8 @@ struct PairKernels {
   void (*pack)(const StridedBlock& source, std::int64_t rows, std::int64_t columns,
                std::int64_t tile, BFloat16* destination, std::int64_t ld, std::int64_t tile_stride);
   // destination[row / 2][column][row % 2] = source, in rows of `width` columns, a multiple of the
-  // vector length; with zeros for columns beyond `columns` and for what the last row lacks to a pair.
+  // vector length; with zeros for columns beyond `columns` and for what the last row lacks to a
+  // pair.
   void (*pack_pairs)(const StridedBlock& source, std::int64_t rows, std::int64_t columns,
                      std::int64_t width, BFloat16* destination);
 };

@@ -12,9 +12,9 @@ struct Peaks {
   double copy = 0;                  // bytes per second, read plus written, beyond the caches
 };
 
-// The best of a few short runs on `threads` threads of its own, all at the same time. Copies between
-// buffers of `buffer_bytes` altogether, which should be several times the last-level cache. Takes
-// some tenths of a second.
+// The best of a few short runs on `threads` threads of its own, all at the same time. Copies
+// between buffers of `buffer_bytes` altogether, which should be several times the last-level cache.
+// Takes some tenths of a second.
 Peaks measure_peaks(Isa isa, int threads, std::int64_t buffer_bytes);
 
 }  // namespace convext

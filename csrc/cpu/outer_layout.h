@@ -1,5 +1,5 @@
-// How weight grad by outer products cuts its work, and where operands and sums lie: what all workers
-// of run_outer.cpp share.
+// How weight grad by outer products cuts its work, and where operands and sums lie: what all
+// workers of run_outer.cpp share.
 #pragma once
 
 #include <utility>
@@ -141,9 +141,9 @@ struct OuterLayout {
     p.W = p.Q = pixels;
   }
 
-  // Few channels that are planes, and no padding: where a kernel row is whole tiles of columns, these are
-  // the lanes, read where they lie, and (channel, kernel row) are the taps. The weight has them in that
-  // order too. As many sums as of merged lanes, in the same order.
+  // Few channels that are planes, and no padding: where a kernel row is whole tiles of columns,
+  // these are the lanes, read where they lie, and (channel, kernel row) are the taps. The weight
+  // has them in that order too. As many sums as of merged lanes, in the same order.
   bool take_columns_as_lanes() {
     const auto planes_follow = [&](const TensorView& v, std::int64_t rows) {
       return p.C == 1 || v.stride[1] == rows * v.stride[2];

@@ -321,8 +321,8 @@ class OuterWorker {
     }
   }
 
-  // The block's pixels for each tap and the first lane block, as runs that are evenly spaced in both
-  // operands.
+  // The block's pixels for each tap and the first lane block, as runs that are evenly spaced in
+  // both operands.
   void find_runs() {
     runs_.clear();
     tap_runs_.clear();

@@ -1,10 +1,10 @@
 // Packing: blocks of a tensor, in any layout and storage type, to rows of compute type and back.
 //
 // A block is `rows` x `columns`; columns end up contiguous. Three ways in, by the source's strides:
-// columns contiguous (convert), rows contiguous or with a gap of one (transpose in registers), anything
-// else (element by element). Transposed blocks at the end overlap their neighbours and move the same
-// values again.
-// This is where NCHW and 16-bit types stop being special: the kernels see neither.
+// columns contiguous (convert), rows contiguous or with a gap of one (transpose in registers),
+// anything else (element by element). Transposed blocks at the end overlap their neighbours and
+// move the same values again. This is where NCHW and 16-bit types stop being special: the kernels
+// see neither.
 #pragma once
 
 #include "isa_kernels.h"
@@ -37,8 +37,8 @@ void transpose_tile(const S* source, std::int64_t column_stride, std::int64_t ro
   }
 }
 
-// The same for less than L rows. Whole vectors read on into what follows a column, but not beyond the
-// end of the last one.
+// The same for less than L rows. Whole vectors read on into what follows a column, but not beyond
+// the end of the last one.
 template <class T, int Step, class S>
 void transpose_short_tile(const S* source, std::int64_t column_stride, std::int64_t rows,
                           std::int64_t columns, T* destination, std::int64_t ld) {

@@ -1,5 +1,5 @@
-// Packing for the kernels that multiply pairs of bfloat16: pack.h without a conversion. Elements are
-// moved in pairs, as 32 bits each, so that the transpose of float32 serves.
+// Packing for the kernels that multiply pairs of bfloat16: pack.h without a conversion. Elements
+// are moved in pairs, as 32 bits each, so that the transpose of float32 serves.
 #pragma once
 
 #include "isa_kernels.h"

@@ -73,8 +73,8 @@ inline PlaneAxis backward_axis(std::int64_t outputs, std::int64_t taps, std::int
   return axis;
 }
 
-// Packed indices that repeat others, as padding does which copies pixels: these are packed once, and
-// copied where they lie.
+// Packed indices that repeat others, as padding does which copies pixels: these are packed once,
+// and copied where they lie.
 struct PackedCopies {
   struct Copy {
     std::int64_t at, from;

@@ -1,9 +1,10 @@
-// Rows of a tensor as kernels want them: channels contiguous, in compute type, or in bfloat16 for the
-// kernels that multiply pairs of it.
+// Rows of a tensor as kernels want them: channels contiguous, in compute type, or in bfloat16 for
+// the kernels that multiply pairs of it.
 //
 // A channels_last tensor of that type is used where it lies. Any other (NCHW, sliced, 16-bit) is
 // packed row by row, when a work item first needs a row, into a ring of half a megabyte, or of
-// what one work item needs: at most one image for each thread, never a copy of the tensor. A row may also be packed with its horizontal padding in place.
+// what one work item needs: at most one image for each thread, never a copy of the tensor. A row
+// may also be packed with its horizontal padding in place.
 #pragma once
 
 #include <cstdint>

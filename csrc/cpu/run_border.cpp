@@ -29,8 +29,8 @@ std::vector<std::int64_t> kernel_columns(std::int64_t S) {
   return columns;
 }
 
-// One axis: the sources of each (pixel, tap), which of them are a pixel's own, and which pixels have
-// others.
+// One axis: the sources of each (pixel, tap), which of them are a pixel's own, and which pixels
+// have others.
 class BorderAxis {
  public:
   BorderAxis(AxisMap sources, std::int64_t outputs, std::int64_t stride, std::int64_t dilation,

@@ -1,12 +1,14 @@
-// Drives weight grad of groups of one channel, or of few, where channels are contiguous, or made so.
+// Drives weight grad of groups of one channel, or of few, where channels are contiguous, or made
+// so.
 //
-// Output rows (n, p), in order, are cut into plan.splits chunks by shape alone; a chunk owns a copy of
-// the sums and walks its rows in blocks of a few hundred pixels of one image. Columns whose taps all
-// lie within the row are read where they are, those at its ends from a packed copy of the row's ends.
-// At the end the copies are added in order. So the sums are the same for any number of threads.
+// Output rows (n, p), in order, are cut into plan.splits chunks by shape alone; a chunk owns a copy
+// of the sums and walks its rows in blocks of a few hundred pixels of one image. Columns whose taps
+// all lie within the row are read where they are, those at its ends from a packed copy of the row's
+// ends. At the end the copies are added in order. So the sums are the same for any number of
+// threads.
 //
-// Where channels are small planes (NCHW), a work item is a part of the channels and a chunk of whole
-// images, whose planes of that part are packed whole, one image after the other.
+// Where channels are small planes (NCHW), a work item is a part of the channels and a chunk of
+// whole images, whose planes of that part are packed whole, one image after the other.
 #include <vector>
 
 #include "../channel_parts.h"

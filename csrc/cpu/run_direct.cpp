@@ -75,8 +75,8 @@ class DirectPass : private DataPass {
         all_in_place = all_in_place && units_.back().in_place;
       }
     }
-    // Few weights stay in the first-level cache: then a tile's channels are written in one go, which
-    // memory likes better than coming back to them panel by panel.
+    // Few weights stay in the first-level cache: then a tile's channels are written in one go,
+    // which memory likes better than coming back to them panel by panel.
     constexpr std::int64_t kFewBytes = 24 << 10;
     units_inside_ = all_in_place && groups_ == 1 &&
                     blocks * panels_.panel_elements() * std::int64_t{sizeof(T)} <= kFewBytes;

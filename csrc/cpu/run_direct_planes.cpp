@@ -1,5 +1,5 @@
-// Drives fprop_direct_planes and dgrad_direct_planes: one destination row of one image at a time, over source
-// rows that are packed as planes.
+// Drives fprop_direct_planes and dgrad_direct_planes: one destination row of one image at a time,
+// over source rows that are packed as planes.
 #include <vector>
 
 #include "data_pass.h"

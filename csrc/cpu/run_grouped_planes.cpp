@@ -1,8 +1,9 @@
 // Drives all passes of small groups in NCHW, plane by plane: nothing is transposed.
 //
-// fprop and dgrad: a work item packs the planes of one group of one image, a strip of rows at a time
-// where they are large, and computes every output channel of the group from them. In dgrad, destinations
-// of equal remainders modulo the stride meet the same taps, and each such class is computed on its own.
+// fprop and dgrad: a work item packs the planes of one group of one image, a strip of rows at a
+// time where they are large, and computes every output channel of the group from them. In dgrad,
+// destinations of equal remainders modulo the stride meet the same taps, and each such class is
+// computed on its own.
 //
 // wgrad: a work item is one group and a chunk of the images. Lanes are pixels, so a sum is a vector
 // until the item ends; the chunks are added in order.

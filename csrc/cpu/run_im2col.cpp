@@ -129,7 +129,8 @@ class Im2colPass {
       }
     }
 
-    // Pixels [at, at + count) of a panel read input row h at columns w, w + step, ...; h < 0: zeros.
+    // Pixels [at, at + count) of a panel read input row h at columns w, w + step, ...; h < 0:
+    // zeros.
     struct Run {
       std::int64_t at, h, w, step, count;
     };

@@ -176,8 +176,8 @@ class IndirectPass : private DataPass {
     }
   }
 
-  // Chains of whole kernel rows where a border's copies make several entries of a tap: an entry that
-  // a tile has for its other pixels' sake must not cut a chain.
+  // Chains of whole kernel rows where a border's copies make several entries of a tap: an entry
+  // that a tile has for its other pixels' sake must not cut a chain.
   std::int32_t chain_taps(std::int64_t depth) const {
     const bool copies = rows_.longest > 1 || columns_.longest > 1;
     const std::int64_t whole = copies && !merged_ ? S_ : 1;

@@ -1,10 +1,11 @@
-// Drives fprop and dgrad of 1x1 kernels: a product of matrices, as far as the layout lets it be one.
+// Drives fprop and dgrad of 1x1 kernels: a product of matrices, as far as the layout lets it be
+// one.
 //
 // Pixels are output pixels in both passes. Where channels are adjacent, rows of the product are
 // pixels, read where they lie, and lanes are the destination's channels, whose weights are packed.
-// Elsewhere lanes are pixels, read where they lie if they are adjacent, and rows are channels, whose
-// weights are read one by one. With a stride, fprop gathers a block of source pixels and dgrad
-// spreads a block of results among zeros.
+// Elsewhere lanes are pixels, read where they lie if they are adjacent, and rows are channels,
+// whose weights are read one by one. With a stride, fprop gathers a block of source pixels and
+// dgrad spreads a block of results among zeros.
 #include <cstring>
 
 #include "../int_math.h"
@@ -297,8 +298,8 @@ class PointwisePass : private DataPass {
       }
     }
 
-    // The strip's panel of pixels, for `channels` channels: where it lies, and if more than a few of
-    // them read it, for it lies far apart, copied by the first.
+    // The strip's panel of pixels, for `channels` channels: where it lies, and if more than a few
+    // of them read it, for it lies far apart, copied by the first.
     void find_panel(std::int64_t first, std::int64_t d, std::int64_t channels) {
       const PixelRuns& source = pass_.source_runs_;
       strip_.ahead = nullptr;

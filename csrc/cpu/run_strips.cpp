@@ -1,10 +1,11 @@
 // Drives fprop and dgrad of groups of one or few channels, along rows of the destination.
 //
-// A work item is one destination row and a range of channels or groups. The tiles whose taps all lie within a
-// source row read that row where it is; the others, at its ends, read a packed copy of the row's ends
-// with the padding in place, which serves every destination row that meets it. In dgrad, columns of
-// equal remainder modulo the stride meet the same taps and lie side by side in the source. A padding
-// mode that copies columns is undone last: the gradient of the padded row is folded at its ends.
+// A work item is one destination row and a range of channels or groups. The tiles whose taps all
+// lie within a source row read that row where it is; the others, at its ends, read a packed copy of
+// the row's ends with the padding in place, which serves every destination row that meets it. In
+// dgrad, columns of equal remainder modulo the stride meet the same taps and lie side by side in
+// the source. A padding mode that copies columns is undone last: the gradient of the padded row is
+// folded at its ends.
 #include <vector>
 
 #include "../int_math.h"

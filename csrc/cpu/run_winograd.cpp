@@ -151,7 +151,8 @@ class WinogradPass : private DataPass {
   }
 
   // Weights of a chunk of depths from d0 on and `blocks` lane blocks from lb0 on: all taps to
-  // [lane block][tap][depth][nr], from where they are transformed to [filter][lane block][depth][nr].
+  // [lane block][tap][depth][nr], from where they are transformed to [filter][lane
+  // block][depth][nr].
   void pack_panels(std::int64_t g, std::int64_t lb0, std::int64_t blocks, std::int64_t d0,
                    T* panels, std::int64_t point_stride) {
     const std::int64_t depth = depth_ - d0 < kDepthChunk ? depth_ - d0 : kDepthChunk;

@@ -1,6 +1,7 @@
-// Drives weight grad of 3 x 3 kernels with stride 1 or 2 by Winograd's minimal filtering, transposed:
-// tiles of the input and of the output gradient are transformed, multiplied and summed over tiles
-// for each point (those that share a filter together), and the sums are transformed to the weight's gradient (winograd_wgrad.h).
+// Drives weight grad of 3 x 3 kernels with stride 1 or 2 by Winograd's minimal filtering,
+// transposed: tiles of the input and of the output gradient are transformed, multiplied and summed
+// over tiles for each point (those that share a filter together), and the sums are transformed to
+// the weight's gradient (winograd_wgrad.h).
 //
 // Tiles are taken in blocks, cut by shape alone. Threads share a block's tiles while transforming
 // and its points while multiplying, and every sum runs over a block's tiles from zero before it is

@@ -221,9 +221,9 @@ CONVEXT_INLINE void transpose(Vec<T> (&rows)[kLanes<T>]) {
 // A pair in each, the first in the lower half.
 typedef std::uint32_t vpairs __attribute__((vector_size(CONVEXT_VECTOR_BYTES)));
 
-// sum + a's pairs times b's: the product of the upper halves is added first, then that of the lower,
-// each sum rounded to nearest even. The products themselves are exact. The instruction, unlike the
-// portable code, takes subnormal numbers for zeros and gives none.
+// sum + a's pairs times b's: the product of the upper halves is added first, then that of the
+// lower, each sum rounded to nearest even. The products themselves are exact. The instruction,
+// unlike the portable code, takes subnormal numbers for zeros and gives none.
 CONVEXT_INLINE vfloat dot_pairs(vfloat sum, vpairs a, vpairs b) {
 #if defined(__AVX512BF16__)
   if constexpr (CONVEXT_VECTOR_BYTES == 64) {

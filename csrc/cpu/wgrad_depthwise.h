@@ -1,11 +1,12 @@
 // wgrad_depthwise: weight grad of one-channel groups
 //
 // computes  sum[r][s][c] += sum_{run} sum_{pixel} grad[pixel][c] * x[r][pixel*x_step + s*tap_step][c]
-// owns      one call: up to three kernel rows, up to eight taps of each, ten sums in all; a range of
-//           channels, over runs of output pixels; these are summed from zero and added to `sum` once.
+// owns      one call: up to three kernel rows, up to eight taps of each, ten sums in all; a range
+//           of channels, over runs of output pixels; these are summed from zero and added to `sum`
+//           once.
 // budget    10 accumulators + 1 gradient + 1 input = 12 of 16 registers.
-// needs     channels contiguous, at least one vector of them. The last vector of channels overlaps its
-//           neighbour in x and grad, and has a place of its own in `sum`.
+// needs     channels contiguous, at least one vector of them. The last vector of channels overlaps
+//           its neighbour in x and grad, and has a place of its own in `sum`.
 // bound by  loads: n+1 for n FMAs.
 // step      from wgrad_outer: no product of channels with channels, so the gradient is loaded once
 //           for the taps of several kernel rows, which are enough sums to hide an FMA's latency.

@@ -2,8 +2,9 @@
 //
 // computes  sum[r][s][j][c] += sum_{run} sum_{pixel} grad[pixel][output j of c's group]
 //                                                   * x[r][pixel*x_step + s*tap_step][c]
-// owns      one call: one or two kernel rows, up to three taps of each, at most 12 sums; a range of input
-//           channels, over runs of output pixels; these are summed from zero and added to `sum` once.
+// owns      one call: one or two kernel rows, up to three taps of each, at most 12 sums; a range of
+//           input channels, over runs of output pixels; these are summed from zero and added to
+//           `sum` once.
 // budget    12 accumulators + the gradient and one permutation of it = 14 of 16 registers.
 // needs     as wgrad_depthwise.
 // bound by  FMA where a vector holds several groups; where a group fills vectors its gradients are
@@ -86,8 +87,8 @@ void wgrad_grouped_taps(const DepthwiseOuterTile<T>& tile, int taps) {
   wgrad_grouped<T, Rows, Taps, Group>(tile, std::make_integer_sequence<int, Group>{});
 }
 
-// Chooses the instance: two rows or one of up to three taps for groups of 2, one for groups of 4, and a
-// single tap for groups of 8.
+// Chooses the instance: two rows or one of up to three taps for groups of 2, one for groups of 4,
+// and a single tap for groups of 8.
 template <class T>
 void wgrad_grouped_dispatch(const DepthwiseOuterTile<T>& tile, int group, int rows, int taps) {
   if (group == 8) return wgrad_grouped_taps<T, 1, 1, 8>(tile, taps);

@@ -107,8 +107,8 @@ void pack_rows_typed(const S* source, std::int64_t pixel_stride, std::int64_t pi
 }
 
 // destination[channel / Tile * tile_stride + pixel * Tile + channel % Tile] = source: each pixel's
-// tile is stored as whole vectors whose surplus the next pixel overwrites. The last pixel's surplus,
-// up to a vector, falls between the tiles, where tile_stride leaves room for it.
+// tile is stored as whole vectors whose surplus the next pixel overwrites. The last pixel's
+// surplus, up to a vector, falls between the tiles, where tile_stride leaves room for it.
 template <class T, int Tile>
 void pack_rows(const StridedBlock& b, std::int64_t pixels, std::int64_t channels, T* destination,
                std::int64_t tile_stride) {

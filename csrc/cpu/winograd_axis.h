@@ -21,9 +21,9 @@ struct AxisTile {
   int count() const { return end - begin; }
 };
 
-// `step` is the dilation, `pad` what lies before the image. Forward, result k reads with tap t input
-// stride * k + t of a tile. Backward taps come reversed, and with stride 2 a grid starts at a result
-// that the middle tap makes, which may lie before the image.
+// `step` is the dilation, `pad` what lies before the image. Forward, result k reads with tap t
+// input stride * k + t of a tile. Backward taps come reversed, and with stride 2 a grid starts at a
+// result that the middle tap makes, which may lie before the image.
 inline std::vector<AxisTile> axis_tiles(const AxisMap& map, const WinogradShape& shape,
                                         std::int64_t step, std::int64_t pad, bool backward) {
   std::vector<AxisTile> tiles;

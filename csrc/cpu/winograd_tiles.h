@@ -144,8 +144,8 @@ void winograd_output(const WinogradOutput<T>& t) {
   }
 }
 
-// Register tiles of Mr tiles x Vectors vectors, as in gemm_indirect.h, but rows at a fixed stride and
-// one call for all tiles of a block: sums over few channels are short.
+// Register tiles of Mr tiles x Vectors vectors, as in gemm_indirect.h, but rows at a fixed stride
+// and one call for all tiles of a block: sums over few channels are short.
 template <class T, int Mr, int Vectors, int PanelVectors>
 __attribute__((noinline)) void winograd_sums_tile(const WinogradSums<T>& sums, std::int64_t tile,
                                                   bool prefetch) {

@@ -9,8 +9,8 @@
 //           0, +-1, +-2 has entries up to 8 next to 1/24, and an error five times as large
 //           (benchmarks/NOTES.md).
 // source    S. Winograd, Arithmetic Complexity of Computations (1980); A. Lavin and S. Gray, Fast
-//           Algorithms for Convolutional Neural Networks (2016); the matrices follow from the points
-//           by the Toom-Cook construction.
+//           Algorithms for Convolutional Neural Networks (2016); the matrices follow from the
+//           points by the Toom-Cook construction.
 //
 // V is a vector or a number; each function reads with stride `from` and writes with stride `to`.
 #pragma once

@@ -1,17 +1,18 @@
 // wgrad_winograd: the transforms of the gradient's tiles and of the sums
 //
 // computes  G = A grad A^T, of m x m pixels of the output gradient, and
-//           grad_weight = G^T D G, where D[point][k][c] = sum_tile G[point][tile][k] V[point][tile][c]
-//           is one product for each of the (m+2)^2 points, by wgrad_outer.h, and V are the
-//           transformed tiles of the input (winograd_tiles.h). With stride 2 points that share a
-//           filter (winograd_polyphase.h) are summed together.
+//           grad_weight = G^T D G, where D[point][k][c] = sum_tile G[point][tile][k]
+//           V[point][tile][c] is one product for each of the (m+2)^2 points, by wgrad_outer.h, and
+//           V are the transformed tiles of the input (winograd_tiles.h). With stride 2 points that
+//           share a filter (winograd_polyphase.h) are summed together.
 // owns      one call: one tile, all channels (grad), or a run of sums (grad_filter).
 // budget    (m+2) m vectors in a stack buffer; a column in registers at a time, then a row.
 // needs     a pointer for every pixel of the gradient's tile, those that do not exist at zeros.
 //           Channels past the last whole vector are done one by one.
 // bound by  loads and stores: F(4x4) moves 16 vectors in and 36 out.
-// step      from wgrad_outer.h: (m+2)^2 multiplications for m^2 pixels instead of 9 m^2, that is 2.25
-//           (m = 2) and 4 (m = 4) times fewer. No weight is transformed, but the sums are, once.
+// step      from wgrad_outer.h: (m+2)^2 multiplications for m^2 pixels instead of 9 m^2, that is
+//           2.25 (m = 2) and 4 (m = 4) times fewer. No weight is transformed, but the sums are,
+//           once.
 #pragma once
 
 #include "winograd_tiles.h"

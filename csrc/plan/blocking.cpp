@@ -55,8 +55,8 @@ void block_outer(ConvPlan* plan) {
                          !p.pad_bottom && !p.pad_left && !p.pad_right;
   std::int64_t lanes = plan->merged_columns ? p.S * p.channels_per_group() : p.channels_per_group();
   std::int64_t rows = p.outputs_per_group();
-  // Lanes of planes are transposed, rows are not: the fewer channels are the lanes, unless that saves
-  // less than the result costs, which then is transposed.
+  // Lanes of planes are transposed, rows are not: the fewer channels are the lanes, unless that
+  // saves less than the result costs, which then is transposed.
   plan->swapped = pointwise && p.groups == 1 && p.input_layout == Layout::kContiguous &&
                   p.H * p.W > 1 && rows < lanes &&
                   (lanes - rows) * p.N * p.P * p.Q > 2 * lanes * rows;
@@ -106,8 +106,8 @@ void block_outer(ConvPlan* plan) {
       plan->splits == 1 && pixels <= plan->pixel_block && p.taps() > 1 && !plan->merged_columns;
 }
 
-// A block's transformed tiles stay in the second-level cache where channels are few, and the sums of
-// the output channels that are done at once in the last-level one.
+// A block's transformed tiles stay in the second-level cache where channels are few, and the sums
+// of the output channels that are done at once in the last-level one.
 void block_winograd_wgrad(ConvPlan* plan) {
   const ConvProblem& p = plan->problem;
   const std::int64_t element = p.dtype == DType::kFloat64 ? 8 : 4;

@@ -69,8 +69,8 @@ Cost cost_grouped_planes(const ConvPlan& plan) {
   const double taps = static_cast<double>(p.taps() * p.channels_per_group());
   const std::int64_t outputs = forward ? p.outputs_per_group() : p.channels_per_group();
   Cost cost;
-  // One channel loads x for each FMA. Weight grad has as many sums as it has channels and taps, up to
-  // nine, and few sums wait for each other.
+  // One channel loads x for each FMA. Weight grad has as many sums as it has channels and taps, up
+  // to nine, and few sums wait for each other.
   const double sums =
       static_cast<double>((outputs < 4 ? outputs : 4) * (p.taps() < 9 ? p.taps() : 9));
   const double waits = plan.pass != Pass::kWgrad ? 1 : sums < 8 ? 2.4 : 1.2;

@@ -6,8 +6,8 @@
 namespace convext {
 namespace {
 
-// The indirect kernels skip a tap where all pixels of a tile find it in the padding: rows of it, and
-// columns where a dilation leaves as many as a tile is wide.
+// The indirect kernels skip a tap where all pixels of a tile find it in the padding: rows of it,
+// and columns where a dilation leaves as many as a tile is wide.
 double live_taps(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
   if (p.padding_mode != PaddingMode::kZeros || p.P * p.Q == 0) return 1;
@@ -59,8 +59,8 @@ Cost cost_indirect(const ConvPlan& plan) {
   return cost;
 }
 
-// Not measured on any machine yet. An instruction multiplies twice as many terms as an FMA does, and
-// pixels of adjacent channels are read where they lie.
+// Not measured on any machine yet. An instruction multiplies twice as many terms as an FMA does,
+// and pixels of adjacent channels are read where they lie.
 Cost cost_indirect_pairs(const ConvPlan& plan) {
   const ConvProblem& p = plan.problem;
   Cost cost = cost_indirect(plan);

@@ -1,5 +1,5 @@
-// What the costs of several kernels have in common: elements of the tensors, and the cycles of moving
-// them; see cost_model.h.
+// What the costs of several kernels have in common: elements of the tensors, and the cycles of
+// moving them; see cost_model.h.
 #pragma once
 
 #include "../int_math.h"
@@ -26,8 +26,8 @@ inline double layout_cycles(const ConvProblem& p, double elements) {
   return elements * (p.input_layout == Layout::kContiguous ? kTransposeCycles : kGatherCycles);
 }
 
-// The same for one row at a time: whole vectors of columns, the last of which may overlap, or one by
-// one where there are fewer columns than that.
+// The same for one row at a time: whole vectors of columns, the last of which may overlap, or one
+// by one where there are fewer columns than that.
 inline double row_by_row_cycles(const ConvProblem& p, double elements, std::int64_t width,
                                 int lanes) {
   if (p.input_layout != Layout::kContiguous) return layout_cycles(p, elements);

@@ -33,7 +33,16 @@ void validate_force(const std::string& spec) {
     const std::size_t equals = part.find('=');
     const std::string pass = equals == std::string::npos ? "" : part.substr(0, equals);
     const Force force{equals == std::string::npos ? part : part.substr(equals + 1)};
-    bool known = false;
+    bool known = equals == std::string::npos;
+    for (Pass each : {Pass::kFprop, Pass::kDgrad, Pass::kWgrad, Pass::kBgrad}) {
+      known = known || pass == to_string(each);
+    }
+    if (!known) {
+      throw std::runtime_error("CONVEXT_PLAN / force_plan: '" + pass +
+                               "' is no pass; there are fprop (forward), dgrad (input gradient), "
+                               "wgrad (weight gradient) and bgrad (bias gradient)");
+    }
+    known = false;
     for (const KernelInfo& kernel : kernel_table()) {
       known = known || (force.matches(kernel) && (pass.empty() || pass == to_string(kernel.pass)));
     }

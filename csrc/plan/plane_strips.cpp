@@ -1,5 +1,5 @@
-// The blocking and the working memory of groups of one or few channels that are taken as whole planes
-// (cpu/run_plane_strips.cpp, cpu/run_depthwise_wgrad.cpp).
+// The blocking and the working memory of groups of one or few channels that are taken as whole
+// planes (cpu/run_plane_strips.cpp, cpu/run_depthwise_wgrad.cpp).
 #include "../channel_parts.h"
 #include "../int_math.h"
 #include "blocking.h"

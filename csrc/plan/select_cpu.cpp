@@ -1,6 +1,6 @@
 // Chooses a kernel: of those that can run the problem, the one that the cost model (cost_model.h)
-// expects to be cheapest. When a plan is to be explained, every refusal is kept with its reason. The
-// blocking goes by shape alone (blocking.h).
+// expects to be cheapest. When a plan is to be explained, every refusal is kept with its reason.
+// The blocking goes by shape alone (blocking.h).
 #include <sstream>
 #include <stdexcept>
 
@@ -38,12 +38,16 @@ Cost cost_of(const ConvPlan& plan) {
   return cost;
 }
 
+constexpr char kNotForced[] = "not the forced ";
+
 [[noreturn]] void raise_no_kernel(const ConvProblem& problem, Pass pass, const Force& force,
                                   const ConvPlan& refusals) {
   std::string message =
       std::string("no kernel can run ") + to_string(pass) + " of " + to_string(problem);
   if (!force.text.empty()) message += ", forced to '" + force.text + "'";
-  for (const auto& [name, why] : refusals.refused) message += "; " + name + ": " + why;
+  for (const auto& [name, why] : refusals.refused) {
+    if (why.rfind(kNotForced, 0) != 0) message += "; " + name + ": " + why;
+  }
   throw std::runtime_error(message);
 }
 
@@ -81,7 +85,7 @@ ConvPlan choose(const ConvProblem& problem, Pass pass, const PlanOptions& option
     if (!own_isa && !named) continue;  // the same algorithm for another CPU
     if (!force.text.empty() && !force.matches(*kernel)) {
       if (explain)
-        refusals.refused.emplace_back(kernel->name, "not the forced '" + force.text + "'");
+        refusals.refused.emplace_back(kernel->name, kNotForced + ("'" + force.text + "'"));
       continue;
     }
     if (named && !isa_runnable(kernel->isa)) {

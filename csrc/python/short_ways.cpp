@@ -1,7 +1,7 @@
 // The short way from Python to the operators, and the one place that decides whether a call may
 // take it. In Python the same questions take longer than a small convolution does, so they are
-// asked from here, straight through CPython's interface; torch is reached through the Python objects
-// that `connect` is given, never through its headers.
+// asked from here, straight through CPython's interface; torch is reached through the Python
+// objects that `connect` is given, never through its headers.
 #include "short_ways.h"
 
 #include <string>
@@ -130,10 +130,8 @@ PyObject* short_conv2d(PyObject*, PyObject* const* args, Py_ssize_t count) {
     return nullptr;
   }
   PyObject *input = args[0], *weight = args[1], *bias = args[2];
-  for (PyObject* tensor : {input, weight, bias}) {
-    if (tensor == bias && bias == Py_None) continue;
-    if (!is_plain(tensor)) return nothing();
-  }
+  if (!is_plain(input) || !is_plain(weight)) return nothing();
+  if (bias != Py_None && !is_plain(bias)) return nothing();
   const std::int64_t geometry = pack(args[3], args[4], args[5], args[6], args[7]);
   if (geometry < 0) return nothing();
   // Before any attribute is read: what watches this thread would see that too.

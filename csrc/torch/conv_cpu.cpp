@@ -1,6 +1,6 @@
 // The operators on the CPU: tensors -> problem -> plan -> run. This file owns validation of what
-// only tensors know (dtypes, devices) and allocation; geometry is ConvProblem's, loops over data are
-// the kernels'.
+// only tensors know (dtypes, devices) and allocation; geometry is ConvProblem's, loops over data
+// are the kernels'.
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>

@@ -135,11 +135,7 @@ def conv2d(
     if input.dtype not in DTYPES:
         name = str(input.dtype).removeprefix("torch.").capitalize().replace("Uint", "UInt")
         raise NotImplementedError(f'"convext::conv2d" not implemented for {name!r}')
-    if padding_mode not in PADDING_MODES:
-        raise ValueError(
-            f"padding_mode must be one of {set(PADDING_MODES)}, "
-            f"but got padding_mode={padding_mode!r}"
-        )
+    check_padding_mode(padding_mode)
     strides, pads, dilations, groups = normalised_geometry(
         weight, stride, padding, dilation, groups
     )
@@ -147,6 +143,15 @@ def conv2d(
         input = input.unsqueeze(0)
     output = _ops.conv2d(input, weight, bias, strides, pads, dilations, groups, padding_mode)
     return output.squeeze(0) if rank == 3 else output
+
+
+def check_padding_mode(padding_mode: str) -> None:
+    """Raises ValueError, in torch's words, if there is no such mode."""
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(
+            f"padding_mode must be one of {set(PADDING_MODES)}, "
+            f"but got padding_mode={padding_mode!r}"
+        )
 
 
 def normalised_geometry(

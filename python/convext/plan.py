@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from . import _C
-from .functional import Size2, normalised_geometry
+from .functional import Size2, check_padding_mode, normalised_geometry
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -202,9 +202,18 @@ def explain(
         direction: ``"forward"``, ``"input_grad"`` or ``"weight_grad"``.
 
     Raises:
-        ValueError: unknown direction, or a dtype without kernels.
+        TypeError: input or weight is not a tensor.
+        ValueError: unknown direction or padding mode, or a dtype without kernels.
         RuntimeError: what :func:`convext.conv2d` would raise.
     """
+    for name, tensor in (("input", input), ("weight", weight)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name} must be a Tensor, but got {type(tensor).__name__}")
+    if input.dtype != weight.dtype:
+        raise RuntimeError(
+            f"input and weight must have one dtype, but have {input.dtype} and {weight.dtype}"
+        )
+    check_padding_mode(padding_mode)
     if direction not in PASSES:
         raise ValueError(f"direction must be one of {', '.join(PASSES)}, but got {direction!r}")
     strides, pads, dilations, groups = normalised_geometry(

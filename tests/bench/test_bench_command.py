@@ -123,6 +123,18 @@ class TestCommand:
         assert bench("--shapes", str(table), "--layers", "res9") == 2
         assert "no layer matches 'res9'" in capsys.readouterr().err
 
+    def test_a_file_that_cannot_be_written_is_an_error_before_the_run(
+        self, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert bench("--shapes", str(table), "--out", str(tmp_path)) == 2
+        captured = capsys.readouterr()
+        assert f"--out {tmp_path}: Is a directory" in captured.err
+        assert captured.out == ""
+        assert (
+            bench("--shapes", str(table), "--out", str(tmp_path / "new.json"), "--batch", "0") == 2
+        )
+        assert not (tmp_path / "new.json").exists()
+
     @pytest.mark.parametrize(
         "words",
         [

@@ -173,6 +173,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if getattr(args, "out", None):
+        report.check_writable(args.out)
     if args.isa:
         environment.enter_isa(args.isa, _arguments(args))
     console = _console()

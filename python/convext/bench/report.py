@@ -98,6 +98,23 @@ def _group(cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
+def check_writable(path: Path) -> None:
+    """Find out before a run, not after it, whether its file can be written.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    there = path.exists()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8"):
+            pass
+    except OSError as error:
+        raise ValueError(f"--out {path}: {error.strerror}") from error
+    if not there:
+        path.unlink()
+
+
 def write_json(
     path: Path,
     environment: dict[str, Any],

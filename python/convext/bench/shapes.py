@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import difflib
 import fnmatch
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -215,8 +216,12 @@ def select(shapes: Iterable[ConvShape], patterns: Sequence[str]) -> list[ConvSha
         return shapes
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(shape.name, pattern) for shape in shapes):
-            names = ", ".join(shape.name for shape in shapes)
-            raise ShapeError(f"no layer matches {pattern!r}; there are {names}")
+            names = [shape.name for shape in shapes]
+            near = difflib.get_close_matches(pattern, names, n=5, cutoff=0.4)
+            raise ShapeError(
+                f"no layer matches {pattern!r}; {'close ones are' if near else 'there are'} "
+                f"{', '.join(near or names)}"
+            )
     return [
         shape
         for shape in shapes

@@ -285,4 +285,5 @@ def _report(console: Console, outcome: Outcome, dtypes: list[torch.dtype], secon
 
 def _algorithms(kernels: set[str]) -> str:
     """How many kernels, and their algorithms: "3: indirect, reference"."""
-    return f"{len(kernels)}: " + ", ".join(sorted({name.split("_")[1] for name in kernels}))
+    algorithms = {kernel["algorithm"] for kernel in _C.kernels() if kernel["name"] in kernels}
+    return f"{len(kernels)}: " + ", ".join(sorted(algorithms))
