@@ -131,7 +131,8 @@ class TestCommand:
         assert f"--out {tmp_path}: Is a directory" in captured.err
         assert captured.out == ""
         assert (
-            bench("--shapes", str(table), "--out", str(tmp_path / "new.json"), "--batch", "0") == 2
+            bench("--shapes", str(table), "--out", str(tmp_path / "new.json"), "--layers", "res9")
+            == 2
         )
         assert not (tmp_path / "new.json").exists()
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from convext.bench.operands import Operands, make_call
 from convext.bench.shapes import ConvShape
@@ -80,7 +81,7 @@ def _weight_grad_by_parts(shape: ConvShape, operands: Operands, padding_mode: st
             grad = operands.grad_output[n : n + 1, :, first : first + rows]
             top = first * step
             parts.append(
-                torch.nn.grad.conv2d_weight(
+                conv2d_weight(
                     padded[n : n + 1, :, top : top + (grad.shape[2] - 1) * step + reach],
                     list(operands.weight.shape),
                     grad,
