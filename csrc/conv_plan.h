@@ -95,6 +95,8 @@ struct ConvPlan {
   std::int64_t channel_block = 0;
   // winograd: all tiles are one block, and each panel of weights is transformed where it is used.
   bool few_tiles = false;
+  // pointwise: each thread packs the weights that it multiplies by, and all pixels pass them.
+  bool by_panel = false;
   std::int64_t output_block = 0;  // wgrad outer: output channels (rows) of one work item
   bool swapped = false;  // wgrad outer, 1x1: lanes are output channels, rows input channels
   // wgrad outer: all pixels are one block, and rows of the result are stored when summed.

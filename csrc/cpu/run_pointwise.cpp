@@ -6,6 +6,10 @@
 // Elsewhere lanes are pixels, read where they lie if they are adjacent, and rows are channels,
 // whose weights are read one by one. With a stride, fprop gathers a block of source pixels and
 // dgrad spreads a block of results among zeros.
+//
+// Packed weights are shared by all threads and stream past each block of pixels. Where pixels are
+// fewer than weights (plan.by_panel), it is the other way round: a thread packs a group of panels,
+// a piece of their depth at a time, and all pixels stream past it.
 #include <cstring>
 
 #include "../int_math.h"
@@ -23,6 +27,7 @@ class PointwisePass : private DataPass {
  public:
   PointwisePass(const ConvPlan& plan, const ConvTensors& t)
       : DataPass(plan, t),
+        plan_(plan),
         kernels_(compute_kernels<T>(plan.kernel->isa)),
         strided_(p_.P != p_.H || p_.Q != p_.W),
         image_(p_.P * p_.Q),
@@ -54,6 +59,12 @@ class PointwisePass : private DataPass {
       blocks_ = image_ < block_ + lanes_ ? 1 : image_ / block_;
       pixel_items = p_.N * blocks_;
       units = ceil_div(outputs_, kRows);
+    } else if (by_panel()) {
+      gather_pixels(threads);
+      threads.run(panels_count(), [&](std::int64_t begin, std::int64_t end) {
+        Worker(*this).panels(begin, end);
+      });
+      return;
     } else {
       pack_panels(threads);
       pixel_items = ceil_div(p_.N * image_, block_);
@@ -70,17 +81,20 @@ class PointwisePass : private DataPass {
                 block + 1 == blocks_ ? image_ : round_up(image_ * (block + 1) / blocks_, lanes_),
                 unit * kRows, channel1 < outputs_ ? channel1 : outputs_);
           } else {
-            const std::int64_t first = item * block_, left = p_.N * image_ - first;
-            worker.rows(first, left < block_ ? left : block_, unit, end);
+            const std::int64_t pixels = p_.N * image_, first = pixels * item / pixel_items;
+            worker.rows(first, pixels * (item + 1) / pixel_items - first, unit, end);
           }
         });
   }
 
  private:
+  bool by_panel() const { return plan_.by_panel && !planar_; }
+
   // Channels of a unit where rows are channels: a multiple of every tile's rows.
   static constexpr std::int64_t kRows = 24;
   static constexpr std::int64_t kRowsAhead = 8;    // pixels that memory is asked for in advance
   static constexpr std::int64_t kDepthChunk = 32;  // of one item of weight packing
+  static constexpr std::int64_t kPixelChunk = 32;  // of one item of gathering all pixels
 
   // ---- weights ----------------------------------------------------------------------------------
 
@@ -102,28 +116,43 @@ class PointwisePass : private DataPass {
     return (end < outputs_ ? end : outputs_) - panel_begin(panel);
   }
 
+  // Source rows are read along their contiguous direction: of all equal panels at once where lanes
+  // are adjacent, of one panel where depth is.
+  bool reads_across_panels() const { return output_stride_ == 1; }
+
+  // Depths [d, d + count) of panels [panel, end), each of which has `depth` of them in `packed`.
+  void pack_panels(std::int64_t panel, std::int64_t end, std::int64_t d, std::int64_t count,
+                   T* packed, std::int64_t depth) const {
+    const std::int64_t begin = panel_begin(panel), equal = equal_panels();
+    while (panel < end) {
+      const std::int64_t lane = panel_begin(panel), tile = round_up(panel_lanes(panel), lanes_);
+      std::int64_t next = panel + 1;
+      if (reads_across_panels() && panel < equal) next = end < equal ? end : equal;
+      const std::int64_t lane_end = panel_begin(next);
+      kernels_.pack({weight(lane, d), weight_.dtype, depth_stride_, output_stride_}, count,
+                    (lane_end < outputs_ ? lane_end : outputs_) - lane, tile,
+                    packed + (lane - begin) * depth, tile, tile * depth);
+      panel = next;
+    }
+  }
+
   void pack_panels(const Threads& threads) {
     T* weights = scratch<T>(Slot::kPanels, round_up(outputs_, lanes_) * depth_);
-    // Each item reads source rows along their contiguous direction: of all panels where lanes are
-    // adjacent, of one where depth is. The panels that are not equal come one by one.
-    const std::int64_t equal = equal_panels();
-    const bool by_depth = output_stride_ == 1 && equal > 0;
-    const std::int64_t blocks = by_depth ? panels_count() - equal + 1 : panels_count();
-    const std::int64_t chunk = by_depth ? 32 : 512;
-    const std::int64_t chunks = ceil_div(depth_, chunk);
-    threads.run(blocks * chunks, [&](std::int64_t begin, std::int64_t end) {
+    weights_ = weights;
+    // An item is a chunk of the depth of one call of the packing kernel.
+    const std::int64_t equal = reads_across_panels() ? equal_panels() : 0;
+    const std::int64_t calls = panels_count() - (equal > 0 ? equal - 1 : 0);
+    const std::int64_t chunk = reads_across_panels() ? 32 : 512, chunks = ceil_div(depth_, chunk);
+    threads.run(calls * chunks, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t block = item / chunks, d = item % chunks * chunk;
-        const std::int64_t panel = by_depth && block > 0 ? equal + block - 1 : block;
+        const std::int64_t call = item / chunks, d = item % chunks * chunk;
+        const std::int64_t panel = equal > 0 && call > 0 ? equal + call - 1 : call;
+        const std::int64_t next = equal > 0 && call == 0 ? equal : panel + 1;
         const std::int64_t lane = panel_begin(panel), tile = round_up(panel_lanes(panel), lanes_);
-        const std::int64_t lanes = by_depth && block == 0 ? equal * tile : panel_lanes(panel);
-        kernels_.pack({weight(lane, d), weight_.dtype, depth_stride_, output_stride_},
-                      depth_ - d < chunk ? depth_ - d : chunk,
-                      lanes < outputs_ - lane ? lanes : outputs_ - lane, tile,
-                      weights + lane * depth_ + d * tile, tile, tile * depth_);
+        pack_panels(panel, next, d, depth_ - d < chunk ? depth_ - d : chunk,
+                    weights + lane * depth_ + d * tile, depth_);
       }
     });
-    weights_ = weights;
   }
 
   // Rows are channels: weights as they lie if a row's are adjacent, else [unit][depth][kRows].
@@ -161,13 +190,39 @@ class PointwisePass : private DataPass {
 
   // ---- pixels -----------------------------------------------------------------------------------
 
+  // All pixels as [pixel][channel], for all threads.
+  void gather_pixels(const Threads& threads) {
+    const std::int64_t pixels = p_.N * image_;
+    pixels_ = static_cast<const T*>(source_in_place_ ? source_runs_.at(0, 0) : nullptr);
+    pixel_step_ = source_in_place_ ? source_runs_.step : depth_;
+    if (source_in_place_) return;
+    T* gathered = scratch<T>(Slot::kRows, pixels * depth_);
+    pixels_ = gathered;
+    threads.run(ceil_div(pixels, kPixelChunk), [&](std::int64_t begin, std::int64_t end) {
+      const std::int64_t first = begin * kPixelChunk, last = end * kPixelChunk;
+      gather_rows(first, (last < pixels ? last : pixels) - first, gathered + first * depth_);
+    });
+  }
+
+  // Pixels [first, first + count) as [pixel][channel].
+  void gather_rows(std::int64_t first, std::int64_t count, T* rows) const {
+    source_runs_.for_each(first, count, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
+      kernels_.pack({source_runs_.at(at, 0), source_runs_.view.dtype, source_runs_.step,
+                     source_runs_.view.stride[1]},
+                    run, depth_, depth_, rows + i * depth_, depth_, 0);
+    });
+  }
+
   // One thread's state: its gathered pixels and its tile of results.
   class Worker {
    public:
     explicit Worker(PointwisePass& pass) : pass_(pass) {
       pieces_ = ceil_div(pass.depth_, kMostDepth);
       const std::int64_t panel = pass.vectors_ * pass.lanes_;
-      if (pass.planar_) {
+      if (pass.by_panel()) {
+        packed_ = scratch<T>(Slot::kPacked, kPanelsOfGroup * kMostDepth * panel);
+        tile_ = scratch<T>(Slot::kTile, kPanelsOfGroup * panel * pass.p_.N * pass.image_);
+      } else if (pass.planar_) {
         rows_ = scratch<T>(Slot::kRows, kMostDepth * panel);
         tile_ = scratch<T>(Slot::kTile, round_up(pass.outputs_, kRows) * panel);
       } else {
@@ -192,12 +247,12 @@ class PointwisePass : private DataPass {
         a = static_cast<const T*>(source.at(first, 0));
         strip_.a_row = source.step;
       } else if (first != gathered_) {
-        gather_rows(first, count);
+        pass_.gather_rows(first, count, rows_);
         gathered_ = first;
       }
       for (std::int64_t panel = panel0; panel < panel1; ++panel) {
         const std::int64_t lane = pass_.panel_begin(panel), lanes = pass_.panel_lanes(panel);
-        const bool in_place = pass_.destination_in_place_ && lanes >= pass_.lanes_;
+        const bool in_place = stores_in_place(lanes);
         strip_.lanes = lanes;
         strip_.b_depth = round_up(lanes, pass_.lanes_);
         strip_.y = in_place ? static_cast<T*>(destination.at(first, lane)) : tile_;
@@ -210,13 +265,34 @@ class PointwisePass : private DataPass {
           strip_.b = pass_.weights_ + lane * pass_.depth_ + d * strip_.b_depth;
           multiply(d, lane);
         });
-        if (in_place) continue;
-        if (pass_.strided_ && !pass_.forward_) zero(first, count, lane, lanes);
-        destination.for_each(first, count, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
-          pass_.kernels_.unpack(tile_ + i * strip_.y_row, strip_.y_row, run, lanes,
-                                {destination.at(at, lane), destination.view.dtype, destination.step,
-                                 destination.view.stride[1]});
+        if (!in_place) store_rows(first, count, lane, lanes, tile_, strip_.y_row);
+      }
+    }
+
+    // All pixels through panels [begin, end).
+    void panels(std::int64_t begin, std::int64_t end) {
+      const std::int64_t pixels = pass_.p_.N * pass_.image_;
+      strip_.a_depth = 1;
+      strip_.a_row = strip_.ahead_row = pass_.pixel_step_;
+      strip_.ahead_of_y = 0;
+      for (std::int64_t group = begin; group < end; group += kPanelsOfGroup) {
+        const std::int64_t next = end - group < kPanelsOfGroup ? end : group + kPanelsOfGroup;
+        for_each_piece([&](std::int64_t d) {
+          pass_.pack_panels(group, next, d, strip_.depth, packed_, strip_.depth);
+          for (std::int64_t first = 0; first < pixels; first += kPixelsOfPiece) {
+            strip_.rows = pixels - first < kPixelsOfPiece ? pixels - first : kPixelsOfPiece;
+            strip_.a = pass_.pixels_ + first * pass_.pixel_step_ + d;
+            for (std::int64_t panel = group; panel < next; ++panel) {
+              strip_.ahead_of_a = panel == group ? kRowsAhead * strip_.a_row : 0;
+              multiply_panel(group, panel, first, d);
+            }
+          }
         });
+        for (std::int64_t panel = group; panel < next; ++panel) {
+          const std::int64_t lane = pass_.panel_begin(panel), lanes = pass_.panel_lanes(panel);
+          if (stores_in_place(lanes)) continue;
+          store_rows(0, pixels, lane, lanes, panel_tile(group, panel), round_up(lanes, pass_.lanes_));
+        }
       }
     }
 
@@ -257,6 +333,47 @@ class PointwisePass : private DataPass {
     // A piece of the depth is short enough for its part of a panel to stay in the first-level cache
     // while all rows meet it. Sums go on from one piece to the next, which changes no bit of them.
     static constexpr std::int64_t kMostDepth = 256;
+
+    // By panel: as many panels and pixels of a piece as stay in the second-level cache together.
+    static constexpr std::int64_t kPanelsOfGroup = 8, kPixelsOfPiece = 128;
+
+    // The part of a panel at depth d, for pixels [first, first + strip_.rows).
+    void multiply_panel(std::int64_t group, std::int64_t panel, std::int64_t first,
+                        std::int64_t d) {
+      const std::int64_t lane = pass_.panel_begin(panel);
+      strip_.lanes = pass_.panel_lanes(panel);
+      strip_.b_depth = round_up(strip_.lanes, pass_.lanes_);
+      strip_.b = packed_ + (lane - pass_.panel_begin(group)) * strip_.depth;
+      if (stores_in_place(strip_.lanes)) {
+        strip_.y = static_cast<T*>(pass_.destination_runs_.at(first, lane));
+        strip_.y_row = pass_.destination_runs_.step;
+      } else {
+        strip_.y_row = strip_.b_depth;
+        strip_.y = panel_tile(group, panel) + first * strip_.y_row;
+      }
+      multiply(d, lane);
+    }
+
+    bool stores_in_place(std::int64_t lanes) const {
+      return pass_.destination_in_place_ && lanes >= pass_.lanes_;
+    }
+
+    T* panel_tile(std::int64_t group, std::int64_t panel) const {
+      const std::int64_t lanes = pass_.panel_begin(panel) - pass_.panel_begin(group);
+      return tile_ + lanes * pass_.p_.N * pass_.image_;
+    }
+
+    // Results of pixels [first, first + count), from [pixel][y_row] to where they belong.
+    void store_rows(std::int64_t first, std::int64_t count, std::int64_t lane, std::int64_t lanes,
+                    const T* y, std::int64_t y_row) {
+      const PixelRuns& destination = pass_.destination_runs_;
+      if (pass_.strided_ && !pass_.forward_) zero(first, count, lane, lanes);
+      destination.for_each(first, count, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
+        pass_.kernels_.unpack(y + i * y_row, y_row, run, lanes,
+                              {destination.at(at, lane), destination.view.dtype, destination.step,
+                               destination.view.stride[1]});
+      });
+    }
 
     template <class F>
     void for_each_piece(F&& f) {
@@ -324,17 +441,6 @@ class PointwisePass : private DataPass {
       strip_.b_depth = padded;
     }
 
-    // The block's pixels as [pixel][channel].
-    void gather_rows(std::int64_t first, std::int64_t count) {
-      const PixelRuns& source = pass_.source_runs_;
-      const std::int64_t depth = pass_.depth_;
-      source.for_each(first, count, [&](std::int64_t i, std::int64_t run, std::int64_t at) {
-        pass_.kernels_.pack(
-            {source.at(at, 0), source.view.dtype, source.step, source.view.stride[1]}, run, depth,
-            depth, rows_ + i * depth, depth, 0);
-      });
-    }
-
     // Zeros in the channels of each pixel's cell: the pixel and those between it and the next.
     void zero(std::int64_t first, std::int64_t count, std::int64_t channel, std::int64_t channels) {
       const ConvProblem& p = pass_.p_;
@@ -378,10 +484,12 @@ class PointwisePass : private DataPass {
     MatrixStrip<T> strip_;
     T* rows_ = nullptr;
     T* tile_ = nullptr;
+    T* packed_ = nullptr;  // by panel: a piece of a group of panels
     std::int64_t pieces_ = 1;
     std::int64_t gathered_ = -1;  // the first pixel of the block that rows_ holds
   };
 
+  const ConvPlan& plan_;
   const ComputeKernels<T>& kernels_;
   bool strided_, planar_ = false;
   bool source_in_place_ = false, destination_in_place_ = false;
@@ -390,6 +498,8 @@ class PointwisePass : private DataPass {
   PixelRuns source_runs_, destination_runs_;
   const T* weights_ = nullptr;
   std::int64_t weight_row_ = 0, weight_depth_ = 0;
+  const T* pixels_ = nullptr;  // by panel: all of the source's, pixel_step_ elements apart
+  std::int64_t pixel_step_ = 0;
   T* bias_values_ = nullptr;
 };
 

@@ -156,6 +156,10 @@ void block_pointwise(ConvPlan* plan) {
   // Whole tiles and vectors, whichever way round.
   constexpr std::int64_t kUnit = 48;
   plan->pixel_block = clamp(kSourceBytes / (depth * element) / kUnit, 1, 8) * kUnit;
+  // Fewer pixels than weights: what is packed stays in the near caches, and pixels in the last.
+  const std::int64_t outputs = plan->pass == Pass::kFprop ? p.K : p.C, pixels = p.N * p.P * p.Q;
+  constexpr std::int64_t kMostBytes = 4 << 20;
+  plan->by_panel = pixels <= outputs && pixels * depth * element <= kMostBytes;
 }
 
 // A few dozen pixels: of axpy, which adds up their products, whole images'.
@@ -260,7 +264,7 @@ void block(ConvPlan* plan, bool any_batch) {
     case Algorithm::kOuter: block_outer(plan); break;
     case Algorithm::kRowsum: block_bgrad(plan); break;
   }
-  if (any_batch) plan->few_tiles = false;
+  if (any_batch) plan->few_tiles = plan->by_panel = false;
   set_workspace(plan);
 }
 

@@ -74,29 +74,40 @@ bool surely_planar(const WorkspaceShape& s) {
   return s.forward && s.p.input_layout == Layout::kContiguous && s.p.H * s.p.W > 1 && s.p.C > 1;
 }
 
-// run_pointwise: weights in panels of lanes or of rows, and the bias.
-std::int64_t pointwise_weights(const WorkspaceShape& s) {
-  constexpr std::int64_t kRows = 24;
-  const std::int64_t by_lanes = round_up(s.lanes, s.vector);
-  const bool as_they_lie = s.compute_type && s.p.weight_layout == Layout::kContiguous;
-  const std::int64_t by_rows = s.forward && as_they_lie ? 0 : round_up(s.lanes, kRows);
-  const std::int64_t weights = surely_planar(s)      ? by_rows
-                               : s.source_in_place() ? by_lanes
-                                                     : most(by_lanes, by_rows);
-  return weights * s.depth + by_lanes;
+// Whether run_pointwise's rows are surely pixels, and are read in place.
+bool surely_by_pixel(const WorkspaceShape& s) {
+  return s.forward && s.p.input_layout == Layout::kChannelsLast;
+}
+bool pixels_in_place(const WorkspaceShape& s) {
+  return s.source_in_place() && s.p.P == s.p.H && s.p.Q == s.p.W;
 }
 
-// Gathered pixels and a tile of results: rows of channels, or planes.
+// run_pointwise: weights in panels of lanes or of rows, or gathered pixels; and the bias.
+std::int64_t pointwise_elements(const ConvPlan& plan) {
+  constexpr std::int64_t kRows = 24;
+  const WorkspaceShape s(plan);
+  const std::int64_t lanes = round_up(s.lanes, s.vector);
+  const bool as_they_lie = s.compute_type && s.p.weight_layout == Layout::kContiguous;
+  const std::int64_t by_channel = s.forward && as_they_lie ? 0 : round_up(s.lanes, kRows);
+  const std::int64_t gathered = pixels_in_place(s) ? 0 : s.p.N * s.p.P * s.p.Q;
+  const std::int64_t by_pixel = plan.by_panel ? gathered : lanes;
+  const std::int64_t most_rows = surely_planar(s)     ? by_channel
+                                 : surely_by_pixel(s) ? by_pixel
+                                                      : most(by_pixel, by_channel);
+  return most_rows * s.depth + lanes;
+}
+
+// Gathered pixels or a group of panels, and a tile of results: rows of channels, or planes.
 std::int64_t thread_bytes_pointwise(const ConvPlan& plan) {
   const WorkspaceShape s(plan);
-  constexpr std::int64_t kRows = 24, kMostDepth = 256;
-  const bool strided = s.p.P != s.p.H || s.p.Q != s.p.W;
-  const bool in_place = s.source_in_place() && !strided;
-  const std::int64_t by_pixel = plan.pixel_block * ((in_place ? 0 : s.depth) + s.nr);
+  constexpr std::int64_t kRows = 24, kMostDepth = 256, kPanelsOfGroup = 8;
+  const std::int64_t pixels = s.p.N * s.p.P * s.p.Q;
+  const std::int64_t by_pixel =
+      plan.by_panel ? kPanelsOfGroup * s.nr * (kMostDepth + pixels)
+                    : plan.pixel_block * ((pixels_in_place(s) ? 0 : s.depth) + s.nr);
   const std::int64_t by_plane = (kMostDepth + round_up(s.lanes, kRows)) * s.nr;
   if (surely_planar(s)) return by_plane * s.bytes;
-  const bool channels_last = s.forward && s.p.input_layout == Layout::kChannelsLast;
-  return (channels_last ? by_pixel : most(by_pixel, by_plane)) * s.bytes;
+  return (surely_by_pixel(s) ? by_pixel : most(by_pixel, by_plane)) * s.bytes;
 }
 
 // run_dot: gathered pixels and the bias are shared.
@@ -224,7 +235,7 @@ void set_workspace(ConvPlan* plan) {
       thread = thread_bytes_planes(*plan);
       break;
     case Algorithm::kPointwise:
-      shared = pointwise_weights(s);
+      shared = pointwise_elements(*plan);
       thread = thread_bytes_pointwise(*plan);
       break;
     case Algorithm::kDot:
