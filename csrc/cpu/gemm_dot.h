@@ -45,10 +45,19 @@ CONVEXT_INLINE void dot_tile(const DotTile<T>& t, std::int64_t pixel, std::int64
     w[o] = static_cast<const S*>(t.weight) + (output + o) * t.weight_output;
   }
 
-  // Main loop.
+  // Main loop. The first pixels ask for the next tile's rows, which follow in memory, where rows are
+  // too short for the processor to foresee them.
+  constexpr int kLine = 64, kStep = Outputs * L * static_cast<int>(sizeof(S));
+  constexpr std::int64_t kLongRow = 2560 / sizeof(S);
+  const bool prefetch = pixel == 0 && t.depth <= kLongRow;
+  const char* ahead = reinterpret_cast<const char*>(w[0] + Outputs * t.weight_output);
   std::int64_t d = 0;
 #pragma GCC unroll 1
-  for (; d + L <= t.depth; d += L) {
+  for (; d + L <= t.depth; d += L, ahead += kStep) {
+    if (prefetch) {
+#pragma GCC unroll 8
+      for (int byte = 0; byte < kStep; byte += kLine) __builtin_prefetch(ahead + byte);
+    }
     Vec<T> values[Pixels];
 #pragma GCC unroll 4
     for (int p = 0; p < Pixels; ++p) values[p] = load(x[p] + d);
