@@ -16,6 +16,7 @@
 #include "data_pass.h"
 #include "isa_kernels.h"
 #include "isa_select.h"
+#include "lane_panels.h"
 #include "pixel_runs.h"
 #include "scratch.h"
 
@@ -38,7 +39,8 @@ class PointwisePass : private DataPass {
         source_runs_(forward_ ? every_nth_pixel(t.input, p_.P, p_.Q, p_.stride_h, p_.stride_w)
                               : t.output),
         destination_runs_(
-            forward_ ? t.output : every_nth_pixel(t.input, p_.P, p_.Q, p_.stride_h, p_.stride_w)) {
+            forward_ ? t.output : every_nth_pixel(t.input, p_.P, p_.Q, p_.stride_h, p_.stride_w)),
+        panels_(kernels_, vectors_, weight_, {outputs_, depth_, output_stride_, depth_stride_}) {
     const bool whole = source_runs_.view.dtype == compute_dtype<T>();
     planar_ = source_runs_.view.stride[1] != 1 && depth_ > 1;
     source_in_place_ = whole && (planar_ ? source_runs_.images_are_runs() && source_runs_.step == 1
@@ -61,14 +63,13 @@ class PointwisePass : private DataPass {
       units = ceil_div(outputs_, kRows);
     } else if (by_panel()) {
       gather_pixels(threads);
-      threads.run(panels_count(), [&](std::int64_t begin, std::int64_t end) {
-        Worker(*this).panels(begin, end);
-      });
+      threads.run(panels_.count(),
+                  [&](std::int64_t begin, std::int64_t end) { Worker(*this).panels(begin, end); });
       return;
     } else {
-      pack_panels(threads);
+      weights_ = panels_.pack_all(threads);
       pixel_items = ceil_div(p_.N * image_, block_);
-      units = panels_count();
+      units = panels_.count();
     }
     threads.run_units<Worker>(
         *this, pixel_items, units,
@@ -98,63 +99,6 @@ class PointwisePass : private DataPass {
 
   // ---- weights ----------------------------------------------------------------------------------
 
-  // Lanes are channels: panels of `vectors_` vectors, [depth][padded lanes], of which the last two
-  // share what they have if it would leave the last a single vector.
-  std::int64_t panels_count() const { return ceil_div(ceil_div(outputs_, lanes_), vectors_); }
-  std::int64_t equal_panels() const {
-    const std::int64_t vectors = ceil_div(outputs_, lanes_), whole = vectors / vectors_;
-    return vectors % vectors_ == 1 && whole > 0 ? whole - 1 : whole;
-  }
-  std::int64_t panel_begin(std::int64_t panel) const {
-    const std::int64_t equal = equal_panels(), vectors = ceil_div(outputs_, lanes_);
-    if (panel <= equal) return panel * vectors_ * lanes_;
-    const std::int64_t left = vectors - equal * vectors_;
-    return (equal * vectors_ + (panel < panels_count() ? ceil_div(left, 2) : left)) * lanes_;
-  }
-  std::int64_t panel_lanes(std::int64_t panel) const {
-    const std::int64_t end = panel_begin(panel + 1);
-    return (end < outputs_ ? end : outputs_) - panel_begin(panel);
-  }
-
-  // Source rows are read along their contiguous direction: of all equal panels at once where lanes
-  // are adjacent, of one panel where depth is.
-  bool reads_across_panels() const { return output_stride_ == 1; }
-
-  // Depths [d, d + count) of panels [panel, end), each of which has `depth` of them in `packed`.
-  void pack_panels(std::int64_t panel, std::int64_t end, std::int64_t d, std::int64_t count,
-                   T* packed, std::int64_t depth) const {
-    const std::int64_t begin = panel_begin(panel), equal = equal_panels();
-    while (panel < end) {
-      const std::int64_t lane = panel_begin(panel), tile = round_up(panel_lanes(panel), lanes_);
-      std::int64_t next = panel + 1;
-      if (reads_across_panels() && panel < equal) next = end < equal ? end : equal;
-      const std::int64_t lane_end = panel_begin(next);
-      kernels_.pack({weight(lane, d), weight_.dtype, depth_stride_, output_stride_}, count,
-                    (lane_end < outputs_ ? lane_end : outputs_) - lane, tile,
-                    packed + (lane - begin) * depth, tile, tile * depth);
-      panel = next;
-    }
-  }
-
-  void pack_panels(const Threads& threads) {
-    T* weights = scratch<T>(Slot::kPanels, round_up(outputs_, lanes_) * depth_);
-    weights_ = weights;
-    // An item is a chunk of the depth of one call of the packing kernel.
-    const std::int64_t equal = reads_across_panels() ? equal_panels() : 0;
-    const std::int64_t calls = panels_count() - (equal > 0 ? equal - 1 : 0);
-    const std::int64_t chunk = reads_across_panels() ? 32 : 512, chunks = ceil_div(depth_, chunk);
-    threads.run(calls * chunks, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t item = begin; item < end; ++item) {
-        const std::int64_t call = item / chunks, d = item % chunks * chunk;
-        const std::int64_t panel = equal > 0 && call > 0 ? equal + call - 1 : call;
-        const std::int64_t next = equal > 0 && call == 0 ? equal : panel + 1;
-        const std::int64_t lane = panel_begin(panel), tile = round_up(panel_lanes(panel), lanes_);
-        pack_panels(panel, next, d, depth_ - d < chunk ? depth_ - d : chunk,
-                    weights + lane * depth_ + d * tile, depth_);
-      }
-    });
-  }
-
   // Rows are channels: weights as they lie if a row's are adjacent, else [unit][depth][kRows].
   void prepare_rows(const Threads& threads) {
     if (depth_stride_ == 1 && weight_.dtype == compute_dtype<T>()) {
@@ -170,15 +114,12 @@ class PointwisePass : private DataPass {
     weight_depth_ = kRows;
     threads.run(chunks, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t d = begin * kDepthChunk; d < end * kDepthChunk; d += kDepthChunk) {
-        kernels_.pack({weight(0, d), weight_.dtype, depth_stride_, output_stride_},
+        void* from = forward_ ? element(weight_, 0, d, 0, 0) : element(weight_, d, 0, 0, 0);
+        kernels_.pack({from, weight_.dtype, depth_stride_, output_stride_},
                       depth_ - d < kDepthChunk ? depth_ - d : kDepthChunk, outputs_, kRows,
                       packed + d * kRows, kRows, kRows * depth_);
       }
     });
-  }
-
-  void* weight(std::int64_t output, std::int64_t d) const {
-    return forward_ ? element(weight_, output, d, 0, 0) : element(weight_, d, output, 0, 0);
   }
 
   void pack_bias() {
@@ -251,7 +192,7 @@ class PointwisePass : private DataPass {
         gathered_ = first;
       }
       for (std::int64_t panel = panel0; panel < panel1; ++panel) {
-        const std::int64_t lane = pass_.panel_begin(panel), lanes = pass_.panel_lanes(panel);
+        const std::int64_t lane = pass_.panels_.begin(panel), lanes = pass_.panels_.lanes(panel);
         const bool in_place = stores_in_place(lanes);
         strip_.lanes = lanes;
         strip_.b_depth = round_up(lanes, pass_.lanes_);
@@ -278,7 +219,7 @@ class PointwisePass : private DataPass {
       for (std::int64_t group = begin; group < end; group += kPanelsOfGroup) {
         const std::int64_t next = end - group < kPanelsOfGroup ? end : group + kPanelsOfGroup;
         for_each_piece([&](std::int64_t d) {
-          pass_.pack_panels(group, next, d, strip_.depth, packed_, strip_.depth);
+          pass_.panels_.pack(group, next, d, strip_.depth, packed_, strip_.depth);
           for (std::int64_t first = 0; first < pixels; first += kPixelsOfPiece) {
             strip_.rows = pixels - first < kPixelsOfPiece ? pixels - first : kPixelsOfPiece;
             strip_.a = pass_.pixels_ + first * pass_.pixel_step_ + d;
@@ -289,9 +230,10 @@ class PointwisePass : private DataPass {
           }
         });
         for (std::int64_t panel = group; panel < next; ++panel) {
-          const std::int64_t lane = pass_.panel_begin(panel), lanes = pass_.panel_lanes(panel);
+          const std::int64_t lane = pass_.panels_.begin(panel), lanes = pass_.panels_.lanes(panel);
           if (stores_in_place(lanes)) continue;
-          store_rows(0, pixels, lane, lanes, panel_tile(group, panel), round_up(lanes, pass_.lanes_));
+          store_rows(0, pixels, lane, lanes, panel_tile(group, panel),
+                     round_up(lanes, pass_.lanes_));
         }
       }
     }
@@ -340,10 +282,10 @@ class PointwisePass : private DataPass {
     // The part of a panel at depth d, for pixels [first, first + strip_.rows).
     void multiply_panel(std::int64_t group, std::int64_t panel, std::int64_t first,
                         std::int64_t d) {
-      const std::int64_t lane = pass_.panel_begin(panel);
-      strip_.lanes = pass_.panel_lanes(panel);
+      const std::int64_t lane = pass_.panels_.begin(panel);
+      strip_.lanes = pass_.panels_.lanes(panel);
       strip_.b_depth = round_up(strip_.lanes, pass_.lanes_);
-      strip_.b = packed_ + (lane - pass_.panel_begin(group)) * strip_.depth;
+      strip_.b = packed_ + (lane - pass_.panels_.begin(group)) * strip_.depth;
       if (stores_in_place(strip_.lanes)) {
         strip_.y = static_cast<T*>(pass_.destination_runs_.at(first, lane));
         strip_.y_row = pass_.destination_runs_.step;
@@ -359,7 +301,7 @@ class PointwisePass : private DataPass {
     }
 
     T* panel_tile(std::int64_t group, std::int64_t panel) const {
-      const std::int64_t lanes = pass_.panel_begin(panel) - pass_.panel_begin(group);
+      const std::int64_t lanes = pass_.panels_.begin(panel) - pass_.panels_.begin(group);
       return tile_ + lanes * pass_.p_.N * pass_.image_;
     }
 
@@ -496,6 +438,7 @@ class PointwisePass : private DataPass {
   std::int64_t image_, vectors_, lanes_, block_, blocks_ = 1;
   TensorView spread_;
   PixelRuns source_runs_, destination_runs_;
+  LanePanels<T> panels_;
   const T* weights_ = nullptr;
   std::int64_t weight_row_ = 0, weight_depth_ = 0;
   const T* pixels_ = nullptr;  // by panel: all of the source's, pixel_step_ elements apart
