@@ -83,7 +83,8 @@ struct ConvPlan {
   std::int64_t pixel_block = 0;  // fprop, dgrad: output pixels (winograd: tiles) of one work item
   std::int64_t row_block = 0;    // direct: destination rows of one work item
   std::int64_t tile_rows = 0;    // direct_planes: channels of the register tile
-  std::int64_t splits = 1;       // wgrad, bgrad: chunks of output rows, summed in order
+  // wgrad, bgrad: chunks of output rows (winograd: of tiles), summed in order.
+  std::int64_t splits = 1;
   // Over before another thread would have begun. Changes no bits, so it is not part of a forced
   // plan.
   bool one_thread = false;

@@ -128,6 +128,11 @@ void block_winograd_wgrad(ConvPlan* plan) {
   const std::int64_t unit = across > 0 && across <= longest ? across : 1;
   const std::int64_t units = tiles / unit;
   plan->pixel_block = unit * ceil_div(units, ceil_div(units, longest / unit));
+  // Small sums: chunks of the tiles are summed apart, long enough that adding them up is little.
+  constexpr std::int64_t kSplitBytes = 256 << 10, kFewestTiles = 128, kItems = 16;
+  if (filters * lanes * p.K * element <= kSplitBytes) {
+    plan->splits = clamp(tiles / kFewestTiles, 1, kItems < units ? kItems : units);
+  }
 }
 
 void block_bgrad(ConvPlan* plan) {

@@ -157,6 +157,7 @@ std::string to_string(const ConvPlan& plan) {
   if (plan.one_thread) out << "\n  one thread: too little to share";
   if (plan.row_block) out << "\n  rows a work item: " << plan.row_block;
   if (plan.tile_rows) out << "\n  channels of the register tile: " << plan.tile_rows;
+  if (plan.by_panel) out << "\n  each thread packs the weights it multiplies by";
   if (plan.merged_columns) out << "\n  a kernel row's taps and channels are one run";
   if (plan.channel_block) {
     const bool planes = plan.kernel->algorithm == Algorithm::kDepthwise ||
@@ -171,7 +172,7 @@ std::string to_string(const ConvPlan& plan) {
         << plan.border->name << ", " << plan.border_block << " border pixels a work item";
   }
   if (plan.pass == Pass::kWgrad || plan.pass == Pass::kBgrad) {
-    out << "\n  chunks of output rows, summed in order: " << plan.splits;
+    out << "\n  chunks, summed in order: " << plan.splits;
   }
   out << "\n  expected: " << plan.cost.multiply / 1e3 << " kilocycles multiplying, "
       << plan.cost.move / 1e3 << " packing, " << plan.cost.memory / 1e3 << " for memory";

@@ -220,7 +220,7 @@ void set_workspace(ConvPlan* plan) {
     case Algorithm::kWinograd4:
     case Algorithm::kPolyphase2:
     case Algorithm::kPolyphase4:
-      shared = weight_grad ? winograd_wgrad_points(*plan) : winograd_weights(*plan);
+      shared = weight_grad ? winograd_wgrad_sums(*plan) : winograd_weights(*plan);
       thread = weight_grad ? thread_bytes_winograd_wgrad(*plan) : thread_bytes_winograd(*plan);
       break;
     case Algorithm::kDepthwise:

@@ -74,7 +74,7 @@ std::int64_t depthwise_sums(const ConvPlan& plan);
 std::int64_t thread_bytes_depthwise_wgrad(const ConvPlan& plan);
 std::int64_t winograd_weights(const ConvPlan& plan);  // workspace_winograd.cpp
 std::int64_t thread_bytes_winograd(const ConvPlan& plan);
-std::int64_t winograd_wgrad_points(const ConvPlan& plan);
+std::int64_t winograd_wgrad_sums(const ConvPlan& plan);
 std::int64_t thread_bytes_winograd_wgrad(const ConvPlan& plan);
 
 }  // namespace convext

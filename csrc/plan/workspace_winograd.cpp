@@ -62,29 +62,35 @@ std::int64_t winograd_weights(const ConvPlan& plan) {
   return side * side * (s.p.groups * round_up(s.lanes, s.nr) * s.depth + kPlanePadding) + bias;
 }
 
-// run_winograd_wgrad: points of a block of tiles, and their sums.
-std::int64_t winograd_wgrad_points(const ConvPlan& plan) {
+// run_winograd_wgrad: copies of the sums, if there are several.
+std::int64_t winograd_wgrad_sums(const ConvPlan& plan) {
+  if (plan.splits == 1) return 0;
   const WorkspaceShape s(plan);
-  const WinogradShape shape = winograd_shape(plan);
-  const std::int64_t points = shape.points * shape.points, filters = shape.filters * shape.filters;
-  constexpr std::int64_t kLong = 64;
-  const std::int64_t lanes = round_up(s.p.C, s.nr), rows = round_up(plan.output_block, s.vector);
-  const std::int64_t input = lanes + (lanes >= kLong ? s.nr : 0);
-  const std::int64_t grad = rows + (rows >= kLong ? s.vector : 0);
-  return points * (plan.pixel_block * (input + grad) + 2 * kPlanePadding) +
-         filters * (plan.output_block * lanes + kPlanePadding);
+  const std::int64_t side = winograd_shape(plan).filters;
+  return plan.splits * side * side * (plan.output_block * round_up(s.p.C, s.nr) + kPlanePadding);
 }
 
-// Packed rows of one of the two tensors, zeros, and the gradient of one output channel's weights.
+// Points of a block of tiles, and their sums; packed rows of one of the two tensors, zeros, and the
+// gradient of one output channel's weights. As of one thread, whose part are all channels.
 std::int64_t thread_bytes_winograd_wgrad(const ConvPlan& plan) {
   const WorkspaceShape s(plan);
   const ConvProblem& p = s.p;
   const WinogradShape shape = winograd_shape(plan);
+  const std::int64_t points = shape.points * shape.points, filters = shape.filters * shape.filters;
+  constexpr std::int64_t kLong = 64;
+  const std::int64_t lanes = round_up(p.C, s.nr), rows = round_up(plan.output_block, s.vector);
+  const std::int64_t points_input = lanes + (lanes >= kLong ? s.nr : 0);
+  const std::int64_t points_grad = rows + (rows >= kLong ? s.vector : 0);
+  const std::int64_t sums =
+      plan.splits > 1 ? 0 : filters * (plan.output_block * lanes + kPlanePadding);
   const std::int64_t outputs = least(plan.output_block, p.K);
   const std::int64_t input =
       s.input_in_place() ? 0 : cached_rows_bytes(p.H, p.W * p.C * s.bytes, shape.inputs);
   const std::int64_t grad = cached_rows_bytes(p.P, p.Q * outputs * s.bytes, shape.outputs);
-  return most(input, grad) + (most(p.C, outputs) + 9 * round_up(p.C, s.nr)) * s.bytes;
+  return most(input, grad) +
+         (points * (plan.pixel_block * (points_input + points_grad) + 2 * kPlanePadding) + sums +
+          most(p.C, outputs) + 9 * lanes) *
+             s.bytes;
 }
 
 }  // namespace convext
