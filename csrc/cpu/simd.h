@@ -24,6 +24,8 @@ namespace {
 
 typedef float vfloat __attribute__((vector_size(CONVEXT_VECTOR_BYTES)));
 typedef double vdouble __attribute__((vector_size(CONVEXT_VECTOR_BYTES)));
+// The bits of as many bfloat16 as a vector has floats.
+typedef std::uint16_t vbfloat16 __attribute__((vector_size(CONVEXT_VECTOR_BYTES / 2)));
 
 template <class T>
 struct VectorOf;
@@ -126,6 +128,11 @@ CONVEXT_INLINE Vec<T> load_as(const S* p) {
     }
 #endif
 #endif
+    if constexpr (__is_same(S, BFloat16)) {
+      vbfloat16 bits;
+      std::memcpy(&bits, p, sizeof bits);
+      return reinterpret_cast<Vec<T>>(__builtin_convertvector(bits, MaskOf<float>::Type) << 16);
+    }
     T lanes[kLanes<T>];
     for (int i = 0; i < kLanes<T>; ++i) lanes[i] = to_compute<T>(p[i]);
     return load<T>(lanes);
@@ -174,6 +181,16 @@ CONVEXT_INLINE void store_as(S* p, Vec<T> v) {
     }
 #endif
 #endif
+    if constexpr (__is_same(S, BFloat16)) {  // as narrow_bfloat16 does, lane by lane
+      using Bits = typename MaskOf<T>::Type;
+      const Bits bits = reinterpret_cast<Bits>(v);
+      const Bits is_nan = (bits & 0x7fffffff) > 0x7f800000;
+      const Bits rounded = (bits >> 16) + (((bits & 0xffff) + 0x7fff + ((bits >> 16) & 1)) >> 16);
+      const Bits chosen = (is_nan & 0x7fc0) | (~is_nan & rounded);
+      const vbfloat16 narrow = __builtin_convertvector(chosen, vbfloat16);
+      std::memcpy(p, &narrow, sizeof narrow);
+      return;
+    }
     T lanes[kLanes<T>];
     store<T>(lanes, v);
     for (int i = 0; i < kLanes<T>; ++i) p[i] = to_storage<S>(lanes[i]);

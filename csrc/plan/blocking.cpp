@@ -103,7 +103,7 @@ void block_outer(ConvPlan* plan) {
       plan->merged_columns ? p.channels_per_group() : blocks_of(lanes, lane_blocks, nr);
   plan->output_block = blocks_of(rows, row_blocks, mr);
   plan->one_block =
-      plan->splits == 1 && pixels <= plan->pixel_block && p.taps() > 1 && !plan->merged_columns;
+      plan->splits == 1 && pixels <= plan->pixel_block && !plan->merged_columns && !plan->swapped;
 }
 
 // A block's transformed tiles stay in the second-level cache where channels are few, and the sums
