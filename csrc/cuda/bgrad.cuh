@@ -1,0 +1,85 @@
+// bgrad_channels, bgrad_planes: the gradient of the bias, a sum over pixels
+//
+// computes  sums[split][k] = sum_{pixel of split} grad_output[pixel][k]; then sum_chunks adds the
+//           splits in order.
+// owns      bgrad_channels (channels adjacent): CTA: 32 channels of one split; thread: one channel,
+//           every 8th pixel. bgrad_planes (pixels adjacent): CTA: one channel of one split; thread:
+//           every 256th pixel. Threads' sums are added in a fixed order.
+// budget    shared: one sum a thread, 1 KiB (float) or 2 KiB.
+// needs     nothing.
+// bound by  memory: every element is read once, by neighbouring threads.
+// step      from naive: a sum of short sums, and enough threads to fill the device.
+#pragma once
+
+#include "element.cuh"
+#include "index_math.cuh"
+
+namespace convext::cuda {
+
+inline constexpr int kBgradChannels = 32, kBgradPhases = 8;
+inline constexpr int kBgradThreads = kBgradChannels * kBgradPhases;
+
+template <class T>
+__global__ void __launch_bounds__(kBgradThreads)
+    bgrad_channels(ConvParams v, int splits, const T* __restrict__ grad_output,
+                   Compute<T>* __restrict__ sums) {
+  SHARED_ARRAY(Compute<T>, part, [kBgradPhases][kBgradChannels]);
+  const int channel_blocks = static_cast<int>(ceil_div(v.K, kBgradChannels));
+  const int lane = static_cast<int>(threadIdx.x) % kBgradChannels;
+  const int phase = static_cast<int>(threadIdx.x) / kBgradChannels;
+  const int k = static_cast<int>(blockIdx.x % channel_blocks) * kBgradChannels + lane;
+  const std::int64_t split = blockIdx.x / channel_blocks;
+  const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
+  const std::int64_t end = pixels * (split + 1) / splits;
+  Compute<T> sum = 0;
+  if (k < v.K) {
+    const std::int64_t first = pixels * split / splits + phase;
+    Pixel at = pixel_at(first, v.P, v.Q);
+    for (std::int64_t i = first; i < end; i += kBgradPhases) {
+      sum += to_compute(grad_output[offset_of(v.output, at.n, k, at.p, at.q)]);
+      advance(&at, kBgradPhases, v.P, v.Q);
+    }
+  }
+  part[phase][lane] = sum;
+  __syncthreads();  // all threads' sums are there
+  if (phase > 0 || k >= v.K) return;
+  for (int i = 1; i < kBgradPhases; ++i) sum += part[i][lane];
+  sums[split * v.K + k] = sum;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kBgradThreads)
+    bgrad_planes(ConvParams v, int splits, const T* __restrict__ grad_output,
+                 Compute<T>* __restrict__ sums) {
+  SHARED_ARRAY(Compute<T>, part, [kBgradThreads]);
+  const int k = static_cast<int>(blockIdx.x % v.K), thread = static_cast<int>(threadIdx.x);
+  const std::int64_t split = blockIdx.x / v.K;
+  const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
+  const std::int64_t end = pixels * (split + 1) / splits;
+  Compute<T> sum = 0;
+  const std::int64_t first = pixels * split / splits + thread;
+  for (std::int64_t i = first; i < end; i += kBgradThreads) {
+    const Pixel at = pixel_at(i, v.P, v.Q);
+    sum += to_compute(grad_output[offset_of(v.output, at.n, k, at.p, at.q)]);
+  }
+  part[thread] = sum;
+  for (int half = kBgradThreads / 2; half > 0; half /= 2) {
+    __syncthreads();  // the sums of the step before are there
+    if (thread < half) part[thread] += part[thread + half];
+  }
+  if (thread == 0) sums[split * v.K + k] = part[0];
+}
+
+// to[i] = the chunks' sums[chunk][i], added in order: one thread an element.
+template <class T>
+__global__ void __launch_bounds__(256)
+    sum_chunks(std::int64_t elements, int chunks, const Compute<T>* __restrict__ sums,
+               std::int64_t step, T* __restrict__ to) {
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (index >= elements) return;
+  Compute<T> total = sums[index];
+  for (int chunk = 1; chunk < chunks; ++chunk) total += sums[chunk * elements + index];
+  to[index * step] = to_storage<T>(total);
+}
+
+}  // namespace convext::cuda

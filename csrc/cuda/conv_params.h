@@ -1,0 +1,29 @@
+// A problem as kernels take it, by value: extents that fit 31 bits each, and how tensors lie.
+// Products of extents may not fit: pixels are counted and addresses computed in 64 bits.
+#pragma once
+
+#include <cstdint>
+
+#include "../conv_problem.h"
+
+namespace convext::cuda {
+
+// In elements, of a tensor in NCHW index order; of a weight n is K, h and w are R and S.
+struct Strides {
+  std::int64_t n, c, h, w;
+};
+
+struct ConvParams {
+  int N, C, H, W;
+  int K, R, S;
+  int P, Q;
+  int pad_top, pad_bottom, pad_left, pad_right;
+  int stride_h, stride_w;
+  int dilation_h, dilation_w;
+  int groups;
+  int channels, outputs;  // of a group: C / groups, K / groups
+  PaddingMode padding_mode;
+  Strides input, weight, output;
+};
+
+}  // namespace convext::cuda

@@ -1,0 +1,160 @@
+// fprop_gemm, dgrad_gemm, wgrad_gemm: convolution as a product of matrices that are never built
+//
+// computes  fprop  output[pixel][k]     = bias[k] + sum_{tap, c} input[pixel at tap][c] * weight[k][tap][c]
+//           dgrad  grad_input[pixel][c] = sum_{tap, k} grad_output[pixel at tap][k] * weight[k][tap][c]
+//                  for the pixels of one class of the stride, whose taps are the same
+//           wgrad  sums[split][k][tap][c] = sum_{pixel of split} grad_output[pixel][k] * input[pixel at tap][c]
+//           GEMM view: gemm_m = pixels (wgrad: output channels), gemm_n = channels of the result,
+//           gemm_k = taps x channels (wgrad: output pixels).
+// owns      CTA: kM x kN results, added up in the order of gemm_k; what a thread has of them is the
+//           Tile's affair. wgrad's splits are cut by shape alone and added in order by sum_splits.
+// budget    the Tile's: simt_tile.cuh, mma_tile.cuh.
+// needs     channels adjacent in memory in every tensor. Anything beyond the problem is a zero, and
+//           not stored. dgrad knows padding of zeros alone; dgrad_naive does the border after it.
+// bound by  the Tile's multiplications: each element from global memory serves kN or kM of them.
+// step      from naive: a CTA reads each operand once for a whole tile of results, and input grad goes
+//           by classes of the stride, so that no tap multiplies zeros. The rungs from here on differ
+//           in their Tile: how operands get to shared memory and who multiplies.
+#pragma once
+
+#include "operands.cuh"
+
+namespace convext::cuda {
+
+template <class T, class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+    fprop_gemm(ConvParams v, const T* __restrict__ input, const T* __restrict__ weight,
+               const T* __restrict__ bias, T* __restrict__ output) {
+  const std::int64_t lane_blocks = ceil_div(v.outputs, Tile::kN);
+  const int lane0 = static_cast<int>(blockIdx.x % lane_blocks) * Tile::kN;
+  const std::int64_t rest = blockIdx.x / lane_blocks;
+  const int group = static_cast<int>(rest % v.groups);
+  const std::int64_t pixel0 = rest / v.groups * Tile::kM;
+
+  typename Tile::Sums sums;
+  FpropOperands<T, Tile> operands(v, input, weight, group, pixel0, lane0);
+  const int slices = static_cast<int>(ceil_div(v.channels, Tile::kK));
+  Tile::multiply(operands, v.R * v.S * slices, &sums);
+
+  // Epilogue.
+  const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
+  sums.for_each(
+      [&](int row) -> T* {
+        const std::int64_t index = pixel0 + row;
+        if (index >= pixels) return nullptr;
+        const Pixel at = pixel_at(index, v.P, v.Q);
+        return output + offset_of(v.output, at.n, group * v.outputs, at.p, at.q);
+      },
+      [&](T* row, int lane, auto values) {
+        lane += lane0;
+        if (bias != nullptr) {
+#pragma unroll
+          for (int e = 0; e < values.kCount; ++e) {
+            if (lane + e >= v.outputs) break;
+            values.element[e] += to_compute(bias[group * v.outputs + lane + e]);
+          }
+        }
+        store_lanes<Tile::kRagged>(row + lane, values, v.outputs - lane);
+      });
+}
+
+// CTAs of a class: those of class (0, 0), which has the most pixels; some have nothing to do.
+CONVEXT_HOST_DEVICE std::int64_t dgrad_pixel_blocks(const ConvParams& v, int rows) {
+  return ceil_div(v.N * ceil_div(v.H, v.stride_h) * ceil_div(v.W, v.stride_w), rows);
+}
+
+template <class T, class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+    dgrad_gemm(ConvParams v, const T* __restrict__ grad_output, const T* __restrict__ weight,
+               T* __restrict__ grad_input) {
+  const std::int64_t lane_blocks = ceil_div(v.channels, Tile::kN);
+  const int lane0 = static_cast<int>(blockIdx.x % lane_blocks) * Tile::kN;
+  std::int64_t rest = blockIdx.x / lane_blocks;
+  const int group = static_cast<int>(rest % v.groups);
+  rest /= v.groups;
+  const std::int64_t pixel_blocks = dgrad_pixel_blocks(v, Tile::kM);
+  const std::int64_t pixel0 = rest % pixel_blocks * Tile::kM;
+  const int residue = static_cast<int>(rest / pixel_blocks);  // of both axes
+  const ClassPixels pixels{
+      axis_class(residue / v.stride_w, v.H, v.R, v.stride_h, v.pad_top, v.dilation_h),
+      axis_class(residue % v.stride_w, v.W, v.S, v.stride_w, v.pad_left, v.dilation_w)};
+  if (pixel0 >= v.N * pixels.in_image()) return;
+
+  typename Tile::Sums sums;
+  DgradOperands<T, Tile> operands(v, pixels, grad_output, weight, group, pixel0, lane0);
+  const int slices = static_cast<int>(ceil_div(v.outputs, Tile::kK));
+  Tile::multiply(operands, pixels.rows.taps * pixels.columns.taps * slices, &sums);
+
+  // Epilogue.
+  sums.for_each(
+      [&](int row) -> T* {
+        const std::int64_t index = pixel0 + row;
+        if (index >= v.N * pixels.in_image()) return nullptr;
+        const Pixel at = pixel_at(index, pixels.rows.count, pixels.columns.count);
+        return grad_input + offset_of(v.input, at.n, group * v.channels,
+                                      pixels.rows.residue + at.p * v.stride_h,
+                                      pixels.columns.residue + at.q * v.stride_w);
+      },
+      [&](T* row, int lane, auto values) {
+        lane += lane0;
+        store_lanes<Tile::kRagged>(row + lane, values, v.channels - lane);
+      });
+}
+
+// Sums lie as [split][k][tap][c].
+template <class T, class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
+    wgrad_gemm(ConvParams v, int splits, const T* __restrict__ grad_output,
+               const T* __restrict__ input, Compute<T>* __restrict__ sums_of_splits) {
+  const std::int64_t lane_blocks = ceil_div(v.channels, Tile::kN);
+  const std::int64_t row_blocks = ceil_div(v.outputs, Tile::kM);
+  const int taps = v.R * v.S;
+  std::int64_t rest = blockIdx.x;
+  const int lane0 = static_cast<int>(rest % lane_blocks) * Tile::kN;
+  rest /= lane_blocks;
+  const int tap = static_cast<int>(rest % taps);
+  rest /= taps;
+  const int row0 = static_cast<int>(rest % row_blocks) * Tile::kM;
+  rest /= row_blocks;
+  const int group = static_cast<int>(rest % v.groups);
+  const std::int64_t split = rest / v.groups;
+  const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
+  const std::int64_t pixel0 = pixels * split / splits;
+  const std::int64_t count = pixels * (split + 1) / splits - pixel0;
+
+  typename Tile::Sums sums;
+  WgradOperands<T, Tile> operands(v, grad_output, input, group, tap, row0, lane0, pixel0, count);
+  Tile::multiply(operands, static_cast<int>(ceil_div(count, Tile::kK)), &sums);
+
+  // Epilogue.
+  using Value = Compute<T>;
+  sums.for_each(
+      [&](int row) -> Value* {
+        const int k = row0 + row;
+        if (k >= v.outputs) return nullptr;
+        return sums_of_splits + ((split * v.K + group * v.outputs + k) * taps + tap) * v.channels;
+      },
+      [&](Value* row, int lane, const auto& values) {
+        lane += lane0;
+        store_lanes<true>(row + lane, values, v.channels - lane);
+      });
+}
+
+// grad_weight = the splits' sums, added in order: one thread an element.
+template <class T>
+__global__ void __launch_bounds__(256)
+    sum_splits(ConvParams v, int splits, const Compute<T>* __restrict__ sums,
+               T* __restrict__ grad_weight) {
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  const std::int64_t elements = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
+  if (index >= elements) return;
+  Compute<T> total = sums[index];
+  for (int split = 1; split < splits; ++split) total += sums[split * elements + index];
+  const int c = static_cast<int>(index % v.channels);
+  const int s = static_cast<int>(index / v.channels % v.S);
+  const int r = static_cast<int>(index / v.channels / v.S % v.R);
+  const int k = static_cast<int>(index / v.channels / v.S / v.R);
+  grad_weight[offset_of(v.weight, k, c, r, s)] = to_storage<T>(total);
+}
+
+}  // namespace convext::cuda

@@ -1,0 +1,132 @@
+// The arithmetic of indices that kernels share: pure functions, tested on the host.
+#pragma once
+
+#include "conv_params.h"
+#include "platform.cuh"
+
+namespace convext::cuda {
+
+// ---- one axis of the forward map ----------------------------------------------------------------
+
+// The index that output `o` reads through tap `t`, counted from the first real element; outside of
+// [0, extent) it lies in the padding.
+CONVEXT_HOST_DEVICE int virtual_index(int o, int t, int stride, int pad, int dilation) {
+  return o * stride - pad + t * dilation;
+}
+
+// The element that a virtual index stands for, or -1 for a zero.
+CONVEXT_HOST_DEVICE int source_index(PaddingMode mode, int v, int extent) {
+  if (v >= 0 && v < extent) return v;
+  switch (mode) {
+    case PaddingMode::kZeros: return -1;
+    case PaddingMode::kReflect: return v < 0 ? -v : 2 * (extent - 1) - v;
+    case PaddingMode::kReplicate: return v < 0 ? 0 : extent - 1;
+    case PaddingMode::kCircular: return v < 0 ? v + extent : v - extent;
+  }
+  return -1;
+}
+
+// The virtual indices that stand for element `h`: itself, and its copies in the padding.
+CONVEXT_HOST_DEVICE int virtual_count(PaddingMode mode, int h, int extent, int before, int after) {
+  switch (mode) {
+    case PaddingMode::kZeros: return 1;
+    case PaddingMode::kReflect:
+      return 1 + (h >= 1 && h <= before) + (h <= extent - 2 && extent - 1 - h <= after);
+    case PaddingMode::kReplicate: return 1 + (h == 0 ? before : 0) + (h == extent - 1 ? after : 0);
+    case PaddingMode::kCircular: return 1 + (extent - h <= before) + (h < after);
+  }
+  return 1;
+}
+
+// The i-th of them. The element itself is the first, copies before the image come next.
+CONVEXT_HOST_DEVICE int nth_virtual(PaddingMode mode, int h, int extent, int before, int i) {
+  if (i == 0) return h;
+  switch (mode) {
+    case PaddingMode::kZeros: return h;
+    case PaddingMode::kReflect: return i == 1 && h >= 1 && h <= before ? -h : 2 * (extent - 1) - h;
+    case PaddingMode::kReplicate:
+      if (h == 0 && i <= before) return -i;
+      return extent - 1 + i - (h == 0 ? before : 0);
+    case PaddingMode::kCircular: return i == 1 && extent - h <= before ? h - extent : h + extent;
+  }
+  return h;
+}
+
+// The output that reads virtual index v through a tap, or -1.
+CONVEXT_HOST_DEVICE int output_index(int v, int t, int stride, int pad, int dilation, int outputs) {
+  const int at = v + pad - t * dilation;
+  if (at < 0 || at % stride != 0) return -1;
+  return at / stride < outputs ? at / stride : -1;
+}
+
+// ---- one axis of input grad, by classes of the stride -------------------------------------------
+
+// Input indices h = residue + i * stride, i < count, are reached through the same taps
+// t = first_tap + j * tap_step, j < taps, and from outputs o = i + first_output - j * output_step.
+// A class without taps receives nothing: its gradients are zeros, and must be written too.
+struct AxisClass {
+  int residue, count;
+  int first_tap, tap_step, taps;
+  int first_output, output_step;
+};
+
+CONVEXT_HOST_DEVICE int greatest_common_divisor(int a, int b) {
+  while (b != 0) {
+    const int rest = a % b;
+    a = b;
+    b = rest;
+  }
+  return a;
+}
+
+CONVEXT_HOST_DEVICE AxisClass axis_class(int residue, int extent, int taps, int stride, int pad,
+                                         int dilation) {
+  AxisClass axis{};
+  axis.residue = residue;
+  axis.count = residue < extent ? (extent - residue + stride - 1) / stride : 0;
+  axis.tap_step = stride / greatest_common_divisor(stride, dilation);
+  axis.output_step = axis.tap_step * dilation / stride;
+  for (int t = 0; t < axis.tap_step && t < taps; ++t) {
+    const int at = residue + pad - t * dilation;
+    if (at % stride != 0) continue;
+    axis.first_tap = t;
+    axis.taps = (taps - t + axis.tap_step - 1) / axis.tap_step;
+    axis.first_output = at / stride;
+    break;
+  }
+  return axis;
+}
+
+// ---- pixels -------------------------------------------------------------------------------------
+
+// Of an output, in the order n, p, q.
+struct Pixel {
+  int n, p, q;
+};
+
+CONVEXT_HOST_DEVICE Pixel pixel_at(std::int64_t index, int P, int Q) {
+  const std::int64_t row = index / Q;
+  return {static_cast<int>(row / P), static_cast<int>(row % P), static_cast<int>(index % Q)};
+}
+
+// The pixel `by` places on; cheaper than pixel_at where `by` is not many rows.
+CONVEXT_HOST_DEVICE void advance(Pixel* pixel, int by, int P, int Q) {
+  pixel->q += by;
+  while (pixel->q >= Q) {
+    pixel->q -= Q;
+    if (++pixel->p == P) {
+      pixel->p = 0;
+      ++pixel->n;
+    }
+  }
+}
+
+CONVEXT_HOST_DEVICE std::int64_t offset_of(const Strides& s, int n, int c, int h, int w) {
+  return n * s.n + c * s.c + h * s.h + w * s.w;
+}
+
+CONVEXT_HOST_DEVICE std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
+  return (a + b - 1) / b;
+}
+
+}  // namespace convext::cuda

@@ -1,0 +1,2 @@
+// The rungs, compiled by nvcc for every architecture.
+#include "ladder.cuh"

@@ -1,0 +1,409 @@
+// How the rungs are started: grids, alignment, workspace. Included by ladder.cu, which nvcc
+// compiles, and by the emulation.
+#pragma once
+
+#include <stdexcept>
+
+#include "bgrad.cuh"
+#include "depthwise.cuh"
+#include "implicit_gemm.cuh"
+#include "ladder.h"
+#include "mma_tile.cuh"
+#include "naive.cuh"
+#include "simt_tile.cuh"
+
+namespace convext::cuda {
+namespace {
+
+template <class T>
+struct Named;
+template <>
+struct Named<float> {
+  static constexpr DType dtype = DType::kFloat32;
+  static constexpr const char* name = "f32";
+};
+template <>
+struct Named<double> {
+  static constexpr DType dtype = DType::kFloat64;
+  static constexpr const char* name = "f64";
+};
+template <>
+struct Named<__half> {
+  static constexpr DType dtype = DType::kFloat16;
+  static constexpr const char* name = "f16";
+};
+template <>
+struct Named<__nv_bfloat16> {
+  static constexpr DType dtype = DType::kBFloat16;
+  static constexpr const char* name = "bf16";
+};
+
+dim3 grid_of(std::int64_t blocks) {
+  if (blocks > 0x7fffffff) {
+    throw std::runtime_error("convext: the problem needs " + std::to_string(blocks) +
+                             " thread blocks, a grid has at most 2147483647");
+  }
+  return dim3(static_cast<unsigned>(blocks));
+}
+
+std::int64_t no_workspace(const ConvParams&) { return 0; }
+bool anything(const ConvParams&, std::string*) { return true; }
+
+// ---- naive --------------------------------------------------------------------------------------
+
+template <class T>
+void run_fprop_naive(const ConvParams& v, const Operands& o, void* stream) {
+  const std::int64_t outputs = static_cast<std::int64_t>(v.N) * v.P * v.Q * v.K;
+  launch(&fprop_naive<T>, grid_of(ceil_div(outputs, kNaiveThreads)), kNaiveThreads, 0,
+         static_cast<cudaStream_t>(stream), v, static_cast<const T*>(o.input),
+         static_cast<const T*>(o.weight), static_cast<const T*>(o.bias), static_cast<T*>(o.result));
+}
+
+template <class T>
+void start_dgrad_naive(const ConvParams& v, const Frame& frame, const Operands& o, void* stream) {
+  const std::int64_t inputs = v.N * frame.pixels(v.H, v.W) * v.C;
+  launch(&dgrad_naive<T>, grid_of(ceil_div(inputs, kNaiveThreads)), kNaiveThreads, 0,
+         static_cast<cudaStream_t>(stream), v, frame, static_cast<const T*>(o.output),
+         static_cast<const T*>(o.weight), static_cast<T*>(o.result));
+}
+
+template <class T>
+void run_dgrad_naive(const ConvParams& v, const Operands& o, void* stream) {
+  start_dgrad_naive<T>(v, Frame{v.H, 0, 0, 0}, o, stream);
+}
+
+// The border again where padding copies it: the kernels above know zeros alone in this pass.
+template <class T>
+void run_dgrad_border(const ConvParams& v, const Operands& o, void* stream) {
+  if (v.padding_mode == PaddingMode::kZeros) return;
+  const auto thickness = [](int before, int after, int extent) {
+    const int most = before > after ? before : after;
+    return most == 0 ? 0 : most + 1 < extent ? most + 1 : extent;
+  };
+  const int rows = thickness(v.pad_top, v.pad_bottom, v.H);
+  const int columns = thickness(v.pad_left, v.pad_right, v.W);
+  const Frame frame{rows, rows < v.H - rows ? rows : v.H - rows, columns,
+                    columns < v.W - columns ? columns : v.W - columns};
+  if (frame.pixels(v.H, v.W) > 0) start_dgrad_naive<T>(v, frame, o, stream);
+}
+
+template <class T>
+void run_wgrad_naive(const ConvParams& v, const Operands& o, void* stream) {
+  const std::int64_t weights = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
+  launch(&wgrad_naive<T>, grid_of(ceil_div(weights, kNaiveThreads)), kNaiveThreads, 0,
+         static_cast<cudaStream_t>(stream), v, static_cast<const T*>(o.output),
+         static_cast<const T*>(o.input), static_cast<T*>(o.result));
+}
+
+// ---- implicit GEMM ------------------------------------------------------------------------------
+
+bool refuse(std::string* why, const char* words) {
+  if (why != nullptr) *why = words;
+  return false;
+}
+
+bool channels_adjacent(const ConvParams& v, std::string* why) {
+  const auto adjacent = [](const Strides& s, int channels) { return s.c == 1 || channels == 1; };
+  if (adjacent(v.input, v.C) && adjacent(v.weight, v.channels) && adjacent(v.output, v.K)) {
+    return true;
+  }
+  return refuse(why, "needs channels that are adjacent in memory");
+}
+
+// Whether a tensor's channels, of one group, come in whole aligned vectors.
+bool is_aligned(const Strides& s, int channels, const void* data, int vector, std::size_t bytes) {
+  return channels % vector == 0 && s.n % vector == 0 && s.h % vector == 0 && s.w % vector == 0 &&
+         reinterpret_cast<std::uintptr_t>(data) % (static_cast<std::size_t>(vector) * bytes) == 0;
+}
+
+template <class Tile, class... Parameters, class... Arguments>
+void launch_tile(void (*kernel)(Parameters...), std::int64_t blocks, void* stream,
+                 Arguments... arguments) {
+  allow_shared(kernel, Tile::kSharedBytes);
+  launch(kernel, grid_of(blocks), Tile::kThreads, Tile::kSharedBytes,
+         static_cast<cudaStream_t>(stream), arguments...);
+}
+
+// Tile is a template of whether chunks may be ragged.
+template <class T, template <bool> class Tile>
+struct Gemm {
+  using Any = Tile<true>;
+
+  template <class Chosen>
+  static void start_fprop(const ConvParams& v, const Operands& o, void* stream) {
+    const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
+    launch_tile<Chosen>(&fprop_gemm<T, Chosen>,
+                        ceil_div(v.outputs, Any::kN) * v.groups * ceil_div(pixels, Any::kM), stream,
+                        v, static_cast<const T*>(o.input), static_cast<const T*>(o.weight),
+                        static_cast<const T*>(o.bias), static_cast<T*>(o.result));
+  }
+  static void run_fprop(const ConvParams& v, const Operands& o, void* stream) {
+    const bool aligned = is_aligned(v.input, v.channels, o.input, Any::kVector, sizeof(T)) &&
+                         is_aligned(v.weight, v.channels, o.weight, Any::kVector, sizeof(T)) &&
+                         is_aligned(v.output, v.outputs, o.result, Any::kVector, sizeof(T));
+    aligned ? start_fprop<Tile<false>>(v, o, stream) : start_fprop<Tile<true>>(v, o, stream);
+  }
+
+  template <class Chosen>
+  static void start_dgrad(const ConvParams& v, const Operands& o, void* stream) {
+    launch_tile<Chosen>(&dgrad_gemm<T, Chosen>,
+                        ceil_div(v.channels, Any::kN) * v.groups * dgrad_pixel_blocks(v, Any::kM) *
+                            v.stride_h * v.stride_w,
+                        stream, v, static_cast<const T*>(o.output), static_cast<const T*>(o.weight),
+                        static_cast<T*>(o.result));
+  }
+  static void run_dgrad(const ConvParams& v, const Operands& o, void* stream) {
+    const bool aligned = is_aligned(v.output, v.outputs, o.output, Any::kVector, sizeof(T)) &&
+                         is_aligned(v.weight, v.channels, o.weight, Any::kVector, sizeof(T)) &&
+                         is_aligned(v.input, v.channels, o.result, Any::kVector, sizeof(T));
+    aligned ? start_dgrad<Tile<false>>(v, o, stream) : start_dgrad<Tile<true>>(v, o, stream);
+    run_dgrad_border<T>(v, o, stream);
+  }
+
+  static std::int64_t wgrad_tiles(const ConvParams& v) {
+    return ceil_div(v.channels, Any::kN) * v.R * v.S * ceil_div(v.outputs, Any::kM) * v.groups;
+  }
+  static std::int64_t wgrad_workspace(const ConvParams& v) {
+    return wgrad_splits(v, wgrad_tiles(v)) * v.K * v.R * v.S * v.channels *
+           static_cast<std::int64_t>(sizeof(Compute<T>));
+  }
+  template <class Chosen>
+  static void start_wgrad(const ConvParams& v, int splits, const Operands& o, void* stream) {
+    launch_tile<Chosen>(&wgrad_gemm<T, Chosen>, wgrad_tiles(v) * splits, stream, v, splits,
+                        static_cast<const T*>(o.output), static_cast<const T*>(o.input),
+                        static_cast<Compute<T>*>(o.workspace));
+  }
+  static void run_wgrad(const ConvParams& v, const Operands& o, void* stream) {
+    const bool aligned = is_aligned(v.output, v.outputs, o.output, Any::kVector, sizeof(T)) &&
+                         is_aligned(v.input, v.channels, o.input, Any::kVector, sizeof(T));
+    const int splits = static_cast<int>(wgrad_splits(v, wgrad_tiles(v)));
+    aligned ? start_wgrad<Tile<false>>(v, splits, o, stream)
+            : start_wgrad<Tile<true>>(v, splits, o, stream);
+    const std::int64_t weights = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
+    launch(&sum_splits<T>, grid_of(ceil_div(weights, 256)), 256, 0,
+           static_cast<cudaStream_t>(stream), v, splits,
+           static_cast<const Compute<T>*>(o.workspace), static_cast<T*>(o.result));
+  }
+};
+
+// ---- depthwise ----------------------------------------------------------------------------------
+
+// Staged taps may take this much of shared memory: an SM of every architecture has it.
+constexpr std::int64_t kMostTapBytes = 64 << 10;
+
+template <class T>
+std::int64_t tap_bytes(const ConvParams& v, int vector) {
+  return static_cast<std::int64_t>(DepthwiseTile::kVectors) * vector * v.R * v.S *
+         static_cast<std::int64_t>(sizeof(Compute<T>));
+}
+
+bool one_input_channel(const ConvParams& v, std::string* why) {
+  if (!channels_adjacent(v, why)) return false;
+  return v.channels == 1 || refuse(why, "needs one input channel a group");
+}
+
+template <class T>
+bool taps_fit(const ConvParams& v, std::string* why) {
+  if (!one_input_channel(v, why)) return false;
+  // Of the narrowest vectors, and of all outputs of a channel, as dgrad stages them.
+  if (tap_bytes<T>(v, 1) * v.outputs <= kMostTapBytes) return true;
+  return refuse(why, "needs a kernel whose taps fit 64 KiB of shared memory");
+}
+
+template <class T>
+struct Depthwise {
+  static constexpr int kWide = 16 / sizeof(T);
+  using Tile = DepthwiseTile;
+
+  // f(elements that are moved at once)
+  template <class F>
+  static void with_vector(bool wide, F&& f) {
+    if (wide) {
+      f(std::integral_constant<int, kWide>{});
+    } else {
+      f(std::integral_constant<int, 1>{});
+    }
+  }
+
+  static void run_fprop(const ConvParams& v, const Operands& o, void* stream) {
+    const bool wide = v.outputs == 1 && tap_bytes<T>(v, kWide) <= kMostTapBytes &&
+                      is_aligned(v.input, v.C, o.input, kWide, sizeof(T)) &&
+                      is_aligned(v.output, v.K, o.result, kWide, sizeof(T));
+    with_vector(wide, [&](auto vector) {
+      const std::int64_t strips =
+          static_cast<std::int64_t>(v.N) * v.P * ceil_div(v.Q, Tile::kColumns);
+      start(&fprop_depthwise<T, vector()>, tap_bytes<T>(v, vector()),
+            ceil_div(v.K, Tile::kVectors * vector()) * ceil_div(strips, Tile::kStrips), stream, v,
+            static_cast<const T*>(o.input), static_cast<const T*>(o.weight),
+            static_cast<const T*>(o.bias), static_cast<T*>(o.result));
+    });
+  }
+
+  static void run_dgrad(const ConvParams& v, const Operands& o, void* stream) {
+    const bool wide = v.outputs == 1 && tap_bytes<T>(v, kWide) <= kMostTapBytes &&
+                      is_aligned(v.output, v.K, o.output, kWide, sizeof(T)) &&
+                      is_aligned(v.input, v.C, o.result, kWide, sizeof(T));
+    with_vector(wide, [&](auto vector) {
+      const std::int64_t strips =
+          static_cast<std::int64_t>(v.N) * v.H * ceil_div(v.W, Tile::kColumns);
+      start(&dgrad_depthwise<T, vector()>, tap_bytes<T>(v, vector()) * v.outputs,
+            ceil_div(v.C, Tile::kVectors * vector()) * ceil_div(strips, Tile::kStrips), stream, v,
+            static_cast<const T*>(o.output), static_cast<const T*>(o.weight),
+            static_cast<T*>(o.result));
+    });
+    run_dgrad_border<T>(v, o, stream);
+  }
+
+  // By shape alone, as if vectors were wide.
+  static std::int64_t splits(const ConvParams& v) {
+    constexpr std::int64_t kTaps = 4;
+    return wgrad_splits(v, ceil_div(v.K, Tile::kVectors * kWide) * v.R * ceil_div(v.S, kTaps));
+  }
+  static std::int64_t wgrad_workspace(const ConvParams& v) {
+    return splits(v) * v.K * v.R * v.S * static_cast<std::int64_t>(sizeof(Compute<T>));
+  }
+  static void run_wgrad(const ConvParams& v, const Operands& o, void* stream) {
+    const bool wide = v.outputs == 1 && is_aligned(v.output, v.K, o.output, kWide, sizeof(T)) &&
+                      is_aligned(v.input, v.C, o.input, kWide, sizeof(T));
+    const int count = static_cast<int>(splits(v));
+    with_vector(wide, [&](auto vector) {
+      start(&wgrad_depthwise<T, vector()>, 0,
+            ceil_div(v.K, Tile::kVectors * vector()) * v.R * ceil_div(v.S, 4) * count, stream, v,
+            count, static_cast<const T*>(o.output), static_cast<const T*>(o.input),
+            static_cast<Compute<T>*>(o.workspace));
+    });
+    launch(&sum_splits<T>, grid_of(ceil_div(static_cast<std::int64_t>(v.K) * v.R * v.S, 256)), 256,
+           0, static_cast<cudaStream_t>(stream), v, count,
+           static_cast<const Compute<T>*>(o.workspace), static_cast<T*>(o.result));
+  }
+
+ private:
+  template <class... Parameters, class... Arguments>
+  static void start(void (*kernel)(Parameters...), std::int64_t shared_bytes, std::int64_t blocks,
+                    void* stream, Arguments... arguments) {
+    allow_shared(kernel, static_cast<std::size_t>(shared_bytes));
+    launch(kernel, grid_of(blocks), Tile::kThreads, static_cast<std::size_t>(shared_bytes),
+           static_cast<cudaStream_t>(stream), arguments...);
+  }
+};
+
+// ---- the bias -----------------------------------------------------------------------------------
+
+template <class T>
+std::int64_t bgrad_workspace(const ConvParams& v) {
+  return wgrad_splits(v, ceil_div(v.K, kBgradChannels)) * v.K *
+         static_cast<std::int64_t>(sizeof(Compute<T>));
+}
+
+template <class T>
+void run_bgrad(const ConvParams& v, const Operands& o, void* stream) {
+  const int splits = static_cast<int>(wgrad_splits(v, ceil_div(v.K, kBgradChannels)));
+  const bool planes = v.output.w == 1 && v.output.c != 1;
+  const std::int64_t blocks = splits * (planes ? v.K : ceil_div(v.K, kBgradChannels));
+  const auto on = static_cast<cudaStream_t>(stream);
+  auto* sums = static_cast<Compute<T>*>(o.workspace);
+  launch(planes ? &bgrad_planes<T> : &bgrad_channels<T>, grid_of(blocks), kBgradThreads, 0, on, v,
+         splits, static_cast<const T*>(o.output), sums);
+  launch(&sum_chunks<T>, grid_of(ceil_div(v.K, 256)), 256, 0, on, static_cast<std::int64_t>(v.K),
+         splits, static_cast<const Compute<T>*>(sums), std::int64_t{1}, static_cast<T*>(o.result));
+}
+
+template <bool Ragged>
+using SimtF32 = SimtTile<float, 8, 8, 8, Ragged>;
+template <bool Ragged>
+using SimtF32Small = SimtTile<float, 4, 4, 16, Ragged>;
+template <bool Ragged>
+using SimtF64 = SimtTile<double, 4, 4, 8, Ragged>;
+template <bool Ragged>
+using SimtF16 = SimtTile<__half, 8, 8, 8, Ragged>;
+template <bool Ragged>
+using SimtBf16 = SimtTile<__nv_bfloat16, 8, 8, 8, Ragged>;
+template <bool Ragged>
+using MmaF16 = MmaTile<__half, 4, 2, 2, 8, 4, Ragged>;
+template <bool Ragged>
+using MmaBf16 = MmaTile<__nv_bfloat16, 4, 2, 2, 8, 4, Ragged>;
+template <bool Ragged>
+using MmaF16Small = MmaTile<__half, 2, 2, 2, 4, 4, Ragged>;
+template <bool Ragged>
+using MmaBf16Small = MmaTile<__nv_bfloat16, 2, 2, 2, 4, 4, Ragged>;
+
+// ---- the table ----------------------------------------------------------------------------------
+
+const char* pass_name(Pass pass) {
+  switch (pass) {
+    case Pass::kFprop: return "fprop";
+    case Pass::kDgrad: return "dgrad";
+    case Pass::kWgrad: return "wgrad";
+    case Pass::kBgrad: return "bgrad";
+  }
+  return "";
+}
+
+template <class T>
+void add_naive(std::vector<Rung>* rungs) {
+  const auto add = [&](Pass pass, auto run) {
+    rungs->push_back({std::string(pass_name(pass)) + "_naive_" + Named<T>::name + "_any", pass,
+                      "naive", Named<T>::dtype, 0, 0, 0, &anything, &no_workspace, run});
+  };
+  add(Pass::kFprop, &run_fprop_naive<T>);
+  add(Pass::kDgrad, &run_dgrad_naive<T>);
+  add(Pass::kWgrad, &run_wgrad_naive<T>);
+  rungs->push_back({std::string("bgrad_rowsum_") + Named<T>::name + "_any", Pass::kBgrad, "rowsum",
+                    Named<T>::dtype, 0, 0, 0, &anything, &bgrad_workspace<T>, &run_bgrad<T>});
+}
+
+template <class T>
+void add_depthwise(std::vector<Rung>* rungs) {
+  const auto add = [&](Pass pass, auto can, auto workspace, auto run) {
+    rungs->push_back({std::string(pass_name(pass)) + "_depthwise_" + Named<T>::name + "_nhwc", pass,
+                      "depthwise", Named<T>::dtype, 1, 32, 1, can, workspace, run});
+  };
+  add(Pass::kFprop, &taps_fit<T>, &no_workspace, &Depthwise<T>::run_fprop);
+  add(Pass::kDgrad, &taps_fit<T>, &no_workspace, &Depthwise<T>::run_dgrad);
+  add(Pass::kWgrad, &one_input_channel, &Depthwise<T>::wgrad_workspace, &Depthwise<T>::run_wgrad);
+}
+
+template <class T, template <bool> class Tile>
+void add_gemm(const char* algorithm, std::vector<Rung>* rungs) {
+  using Any = Tile<true>;
+  const auto add = [&](Pass pass, auto workspace, auto run) {
+    rungs->push_back({std::string(pass_name(pass)) + "_" + algorithm + "_" + Named<T>::name +
+                          "_nhwc_" + std::to_string(Any::kM) + "x" + std::to_string(Any::kN),
+                      pass, algorithm, Named<T>::dtype, Any::kM, Any::kN, Any::kK,
+                      &channels_adjacent, workspace, run});
+  };
+  add(Pass::kFprop, &no_workspace, &Gemm<T, Tile>::run_fprop);
+  add(Pass::kDgrad, &no_workspace, &Gemm<T, Tile>::run_dgrad);
+  add(Pass::kWgrad, &Gemm<T, Tile>::wgrad_workspace, &Gemm<T, Tile>::run_wgrad);
+}
+
+std::vector<Rung> make_ladder() {
+  std::vector<Rung> rungs;
+  add_naive<float>(&rungs);
+  add_naive<double>(&rungs);
+  add_naive<__half>(&rungs);
+  add_naive<__nv_bfloat16>(&rungs);
+  add_depthwise<float>(&rungs);
+  add_depthwise<double>(&rungs);
+  add_depthwise<__half>(&rungs);
+  add_depthwise<__nv_bfloat16>(&rungs);
+  add_gemm<float, SimtF32>("simt", &rungs);
+  add_gemm<float, SimtF32Small>("simt", &rungs);
+  add_gemm<double, SimtF64>("simt", &rungs);
+  add_gemm<__half, SimtF16>("simt", &rungs);
+  add_gemm<__nv_bfloat16, SimtBf16>("simt", &rungs);
+  add_gemm<__half, MmaF16>("mma", &rungs);
+  add_gemm<__half, MmaF16Small>("mma", &rungs);
+  add_gemm<__nv_bfloat16, MmaBf16>("mma", &rungs);
+  add_gemm<__nv_bfloat16, MmaBf16Small>("mma", &rungs);
+  return rungs;
+}
+
+}  // namespace
+
+const std::vector<Rung>& ladder() {
+  static const std::vector<Rung> rungs = make_ladder();
+  return rungs;
+}
+
+}  // namespace convext::cuda

@@ -1,0 +1,49 @@
+// The ladder of CUDA kernels as one table: what each rung can run, what memory it takes, and how it
+// is started. Host code; the same for the GPU and for the emulation of the tests.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "../conv_plan.h"
+#include "conv_params.h"
+
+namespace convext::cuda {
+
+// On the device. `result` is the tensor that the pass writes, the others are those that it reads:
+//   fprop: input, weight, bias (may be null)   dgrad: output (its gradient), weight
+//   wgrad: output (its gradient), input   bgrad: output (its gradient)
+struct Operands {
+  const void* input = nullptr;
+  const void* weight = nullptr;
+  const void* bias = nullptr;
+  const void* output = nullptr;
+  void* result = nullptr;
+  void* workspace = nullptr;
+};
+
+struct Rung {
+  std::string name;  // pass_algorithm_dtype_layout_tile
+  Pass pass;
+  const char* algorithm;
+  DType dtype;
+  int tile_m, tile_n, tile_k;  // of a CTA; a naive kernel has none
+  // Whether it can run the problem; if not, and `why` is not null, that is told the reason.
+  bool (*can)(const ConvParams&, std::string* why);
+  std::int64_t (*workspace_bytes)(const ConvParams&);
+  // `stream` is a cudaStream_t.
+  void (*run)(const ConvParams&, const Operands&, void* stream);
+};
+
+const std::vector<Rung>& ladder();
+
+// Throws std::runtime_error for extents that do not fit 31 bits.
+ConvParams make_params(const ConvProblem& problem, const std::int64_t (&input_strides)[4],
+                       const std::int64_t (&weight_strides)[4],
+                       const std::int64_t (&output_strides)[4]);
+
+// Chunks of pixels that wgrad sums apart, so that a device has enough to do: by shape alone.
+std::int64_t wgrad_splits(const ConvParams& v, std::int64_t tiles);
+
+}  // namespace convext::cuda

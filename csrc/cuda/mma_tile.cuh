@@ -1,0 +1,200 @@
+// The tensor core rung: mma.sync on tiles that cp.async brings, several stages ahead
+//
+// computes  sums[row][lane] += sum_d a[row][d] * b[d][lane], 32 of the depth d at a time, products of
+//           float16 or bfloat16 added up in float32
+// owns      CTA: kM x kN results; warp: Rows x 16 rows and Lanes x 8 lanes of them; a thread has what
+//           mma.m16n8k16 gives it: rows g, g + 8 and lanes 2t, 2t + 1 of each 16 x 8.
+// budget    128 x 128, 8 warps of 32 x 64: 64 sums, 8 + 16 registers of operands; shared 4 stages of
+//           (128 + 128) * 32 * 2 = 16 KiB: 64 KiB, so that three CTAs fit an SM of 228 KiB.
+// needs     operands.cuh's shares. Not Ragged: chunks of 8 elements, aligned to 16 bytes. bfloat16
+//           needs sm_80; float16 runs on sm_75 too, where copies are synchronous.
+// bound by  mma.sync, about two thirds of what Hopper's wgmma reaches; small tiles, by shared memory.
+// step      from SIMT: a warp multiplies, not a thread, and operands reach shared memory without
+//           passing through registers. A tile row's 16-byte chunks are permuted (swizzled), so that
+//           ldmatrix, which reads eight rows at once, meets all banks, without padding.
+#pragma once
+
+#include "element.cuh"
+#include "ptx.cuh"
+
+namespace convext::cuda {
+
+// Where chunk `chunk` of a row of 32 elements lies, in bytes: two rows fill the banks.
+CONVEXT_HOST_DEVICE int depth_row_offset(int row, int chunk) {
+  return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4);
+}
+
+// The same where a row is a depth, of `extent` elements: a row, or half of it, fills the banks.
+CONVEXT_HOST_DEVICE int lane_row_offset(int depth, int chunk, int extent) {
+  return depth * extent * 2 + ((chunk ^ (depth & 7)) << 4);
+}
+
+CONVEXT_DEVICE void mma(__half, float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  mma_m16n8k16_f16(d, a, b);
+}
+CONVEXT_DEVICE void mma(__nv_bfloat16, float (&d)[4], const unsigned (&a)[4],
+                        const unsigned (&b)[2]) {
+  mma_m16n8k16_bf16(d, a, b);
+}
+
+template <class T, int WarpsM, int WarpsN, int Rows, int Lanes, int Stages, bool Ragged>
+struct MmaTile {
+  static constexpr int kThreads = 32 * WarpsM * WarpsN, kBlocks = 1;
+  static constexpr int kM = WarpsM * Rows * 16, kN = WarpsN * Lanes * 8, kK = 32;
+  static constexpr int kVector = 8;
+  static constexpr int kStageBytes = (kM + kN) * kK * 2;
+  static constexpr std::size_t kSharedBytes = Stages * kStageBytes;
+  static constexpr bool kRagged = Ragged;
+  static_assert(Lanes % 2 == 0, "ldmatrix brings 16 lanes at once");
+
+  // A thread's part of one operand's way: chunks that it copies to the stage at hand.
+  template <int Extent, bool DepthAdjacent>
+  struct Share {
+    static constexpr bool kDepthAdjacent = DepthAdjacent;
+    static constexpr int kChunks = Extent * kK / kVector / kThreads;
+    static_assert(kChunks * kThreads * kVector == Extent * kK, "equal shares");
+
+    const T* anywhere;  // readable, for copies of nothing
+    unsigned char* stage = nullptr;
+
+    CONVEXT_DEVICE explicit Share(const T* tensor) : anywhere(tensor) {}
+
+    CONVEXT_DEVICE static int index(int i) { return static_cast<int>(threadIdx.x) + i * kThreads; }
+    CONVEXT_DEVICE static int at(int i) {
+      return DepthAdjacent ? index(i) / (kK / kVector) : index(i) % (Extent / kVector) * kVector;
+    }
+    CONVEXT_DEVICE static int depth(int i) {
+      return DepthAdjacent ? index(i) % (kK / kVector) * kVector : index(i) / (Extent / kVector);
+    }
+
+    CONVEXT_DEVICE void load(int i, const T* from, int count) {
+      unsigned char* to =
+          stage + (DepthAdjacent ? depth_row_offset(at(i), depth(i) / kVector)
+                                 : lane_row_offset(depth(i), at(i) / kVector, Extent));
+      if constexpr (Ragged) {
+        Pack<T, kVector> chunk;
+#pragma unroll
+        for (int e = 0; e < kVector; ++e) {
+          chunk.element[e] = from != nullptr && e < count ? from[e] : to_storage<T>(0.0f);
+        }
+        *reinterpret_cast<Pack<T, kVector>*>(to) = chunk;
+      } else {
+        cp_async16(to, from != nullptr ? from : anywhere, from != nullptr ? 16 : 0);
+      }
+    }
+  };
+
+  CONVEXT_DEVICE static int warp_row() {
+    return static_cast<int>(threadIdx.x) / 32 / WarpsN * Rows * 16;
+  }
+  CONVEXT_DEVICE static int warp_lane() {
+    return static_cast<int>(threadIdx.x) / 32 % WarpsN * Lanes * 8;
+  }
+
+  struct Sums {
+    float value[Rows][Lanes][4] = {};
+
+    // store(row_at(row), lane, values) for all rows for which row_at is not null.
+    template <class RowAt, class Store>
+    CONVEXT_DEVICE void for_each(RowAt&& row_at, Store&& store) const {
+      const int thread = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+      for (int i = 0; i < Rows; ++i) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          auto* to = row_at(warp_row() + i * 16 + half * 8 + thread / 4);
+          if (to == nullptr) continue;
+#pragma unroll
+          for (int j = 0; j < Lanes; ++j) {
+            const Pack<float, 2> values{{value[i][j][2 * half], value[i][j][2 * half + 1]}};
+            store(to, warp_lane() + j * 8 + thread % 4 * 2, values);
+          }
+        }
+      }
+    }
+  };
+
+  // Rows [row, row + 16) of a, depths [16 * half, + 16).
+  template <bool DepthAdjacent>
+  CONVEXT_DEVICE static void load_a(unsigned (&a)[4], const unsigned char* tile, int row,
+                                    int half) {
+    const int thread = static_cast<int>(threadIdx.x) % 32;
+    if constexpr (DepthAdjacent) {
+      ldmatrix_x4(a, tile + depth_row_offset(row + thread % 16, half * 2 + thread / 16));
+    } else {
+      const int depth = half * 16 + thread / 16 * 8 + thread % 8;
+      ldmatrix_x4_trans(a, tile + lane_row_offset(depth, row / 8 + thread / 8 % 2, kM));
+    }
+  }
+
+  // Lanes [lane, lane + 16) of b: two operands of eight lanes.
+  template <bool DepthAdjacent>
+  CONVEXT_DEVICE static void load_b(unsigned (&b)[4], const unsigned char* tile, int lane,
+                                    int half) {
+    const int thread = static_cast<int>(threadIdx.x) % 32;
+    if constexpr (DepthAdjacent) {
+      const int row = lane + thread / 16 * 8 + thread % 8;
+      ldmatrix_x4(b, tile + depth_row_offset(row, half * 2 + thread / 8 % 2));
+    } else {
+      const int depth = half * 16 + thread / 8 % 2 * 8 + thread % 8;
+      ldmatrix_x4_trans(b, tile + lane_row_offset(depth, lane / 8 + thread / 16, kN));
+    }
+  }
+
+  // sums += the product of both operands over `steps` steps.
+  template <class Operands>
+  CONVEXT_DEVICE static void multiply(Operands& operands, int steps, Sums* sums) {
+    SHARED_DYNAMIC(shared);
+    const auto load = [&](int step) {
+      operands.a.stage = shared + step % Stages * kStageBytes;
+      operands.b.stage = operands.a.stage + kM * kK * 2;
+      operands.load();
+    };
+
+    // The first stages are on their way.
+#pragma unroll
+    for (int step = 0; step < Stages - 1; ++step) {
+      if (step < steps) {
+        if (step > 0) operands.next();
+        load(step);
+      }
+      cp_async_commit();
+    }
+
+    // Main loop.
+    for (int step = 0; step < steps; ++step) {
+      cp_async_wait<Stages - 2>();
+      __syncthreads();  // this stage is there, and all are done with the one before it
+      const int next = step + Stages - 1;
+      if (next < steps) {
+        operands.next();
+        load(next);
+      }
+      cp_async_commit();
+      const unsigned char* a_tile = shared + step % Stages * kStageBytes;
+      const unsigned char* b_tile = a_tile + kM * kK * 2;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        unsigned a[Rows][4], b[Lanes / 2][4];
+#pragma unroll
+        for (int i = 0; i < Rows; ++i) {
+          load_a<Operands::A::kDepthAdjacent>(a[i], a_tile, warp_row() + i * 16, half);
+        }
+#pragma unroll
+        for (int j = 0; j < Lanes / 2; ++j) {
+          load_b<Operands::B::kDepthAdjacent>(b[j], b_tile, warp_lane() + j * 16, half);
+        }
+#pragma unroll
+        for (int i = 0; i < Rows; ++i) {
+#pragma unroll
+          for (int j = 0; j < Lanes; ++j) {
+            const unsigned lanes[2] = {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]};
+            mma(T{}, sums->value[i][j], a[i], lanes);
+          }
+        }
+      }
+    }
+  }
+};
+
+}  // namespace convext::cuda

@@ -1,0 +1,145 @@
+// fprop_naive, dgrad_naive, wgrad_naive: the definition, one thread a result
+//
+// computes  fprop  output[n,k,p,q]     = bias[k] + sum_{r,s,c} weight[k,c,r,s] * input[n,c,h(p,r),w(q,s)]
+//           dgrad  grad_input[n,c,h,w] = sum_{r,s,k} weight[k,c,r,s] * grad_output[n,k,p,q] over all
+//                  (p,r) and (q,s) that read pixel (h,w), copies of it in the padding among them
+//           wgrad  grad_weight[k,c,r,s] = sum_{n,p} sum_q grad_output[n,k,p,q] * input[n,c,h(p,r),w(q,s)]
+//           with c and k running over the channels of one group.
+// owns      one thread: one result, summed in the order written above.
+// budget    no shared memory; a few dozen registers.
+// needs     nothing: any dtype, strides, padding mode, number of groups.
+// bound by  loads: two for each multiplication, none of them shared with a neighbour but by the
+//           caches.
+// step      the first rung. Indices are computed where they are used; the rungs above differ in who
+//           computes them, how often, and how often each operand is read.
+#pragma once
+
+#include "element.cuh"
+#include "index_math.cuh"
+
+namespace convext::cuda {
+
+inline constexpr int kNaiveThreads = 256;
+
+CONVEXT_DEVICE std::int64_t thread_index() {
+  return static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+}
+
+template <class T>
+__global__ void __launch_bounds__(kNaiveThreads)
+    fprop_naive(ConvParams v, const T* __restrict__ input, const T* __restrict__ weight,
+                const T* __restrict__ bias, T* __restrict__ output) {
+  const std::int64_t index = thread_index();
+  if (index >= static_cast<std::int64_t>(v.N) * v.P * v.Q * v.K) return;
+  const int k = static_cast<int>(index % v.K), channel0 = k / v.outputs * v.channels;
+  const Pixel at = pixel_at(index / v.K, v.P, v.Q);
+  Compute<T> sum = 0;
+  for (int r = 0; r < v.R; ++r) {
+    const int h = source_index(v.padding_mode,
+                               virtual_index(at.p, r, v.stride_h, v.pad_top, v.dilation_h), v.H);
+    if (h < 0) continue;
+    for (int s = 0; s < v.S; ++s) {
+      const int w = source_index(v.padding_mode,
+                                 virtual_index(at.q, s, v.stride_w, v.pad_left, v.dilation_w), v.W);
+      if (w < 0) continue;
+      const T* x = input + offset_of(v.input, at.n, channel0, h, w);
+      const T* f = weight + offset_of(v.weight, k, 0, r, s);
+      for (int c = 0; c < v.channels; ++c) {
+        sum += to_compute(x[c * v.input.c]) * to_compute(f[c * v.weight.c]);
+      }
+    }
+  }
+  if (bias != nullptr) sum += to_compute(bias[k]);
+  output[offset_of(v.output, at.n, k, at.p, at.q)] = to_storage<T>(sum);
+}
+
+// Which pixels of the input dgrad_naive is for: all, or a frame of rows and columns along the
+// border, which is what copies in the padding reach.
+struct Frame {
+  int top, bottom, left, right;  // rows and columns of it; all pixels where top is H
+
+  CONVEXT_HOST_DEVICE std::int64_t pixels(int H, int W) const {
+    const std::int64_t sides = static_cast<std::int64_t>(H - top - bottom) * (left + right);
+    return static_cast<std::int64_t>(top + bottom) * W + sides;
+  }
+  CONVEXT_HOST_DEVICE void locate(std::int64_t index, int W, int H, int* h, int* w) const {
+    const std::int64_t whole = static_cast<std::int64_t>(top + bottom) * W;
+    if (index < whole) {
+      const int row = static_cast<int>(index / W);
+      *h = row < top ? row : H - bottom + row - top;
+      *w = static_cast<int>(index % W);
+      return;
+    }
+    const int column = static_cast<int>((index - whole) % (left + right));
+    *h = top + static_cast<int>((index - whole) / (left + right));
+    *w = column < left ? column : W - right + column - left;
+  }
+};
+
+template <class T>
+__global__ void __launch_bounds__(kNaiveThreads)
+    dgrad_naive(ConvParams v, Frame frame, const T* __restrict__ grad_output,
+                const T* __restrict__ weight, T* __restrict__ grad_input) {
+  const std::int64_t index = thread_index(), pixels = frame.pixels(v.H, v.W);
+  if (index >= v.N * pixels * v.C) return;
+  const int c = static_cast<int>(index % v.C), n = static_cast<int>(index / v.C / pixels);
+  const int output0 = c / v.channels * v.outputs, channel = c % v.channels;
+  int h, w;
+  frame.locate(index / v.C % pixels, v.W, v.H, &h, &w);
+  const int rows = virtual_count(v.padding_mode, h, v.H, v.pad_top, v.pad_bottom);
+  const int columns = virtual_count(v.padding_mode, w, v.W, v.pad_left, v.pad_right);
+  Compute<T> sum = 0;
+  for (int i = 0; i < rows; ++i) {
+    const int row = nth_virtual(v.padding_mode, h, v.H, v.pad_top, i);
+    for (int j = 0; j < columns; ++j) {
+      const int column = nth_virtual(v.padding_mode, w, v.W, v.pad_left, j);
+      for (int r = 0; r < v.R; ++r) {
+        const int p = output_index(row, r, v.stride_h, v.pad_top, v.dilation_h, v.P);
+        if (p < 0) continue;
+        for (int s = 0; s < v.S; ++s) {
+          const int q = output_index(column, s, v.stride_w, v.pad_left, v.dilation_w, v.Q);
+          if (q < 0) continue;
+          const T* g = grad_output + offset_of(v.output, n, output0, p, q);
+          const T* f = weight + offset_of(v.weight, output0, channel, r, s);
+          for (int k = 0; k < v.outputs; ++k) {
+            sum += to_compute(g[k * v.output.c]) * to_compute(f[k * v.weight.n]);
+          }
+        }
+      }
+    }
+  }
+  grad_input[offset_of(v.input, n, c, h, w)] = to_storage<T>(sum);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kNaiveThreads)
+    wgrad_naive(ConvParams v, const T* __restrict__ grad_output, const T* __restrict__ input,
+                T* __restrict__ grad_weight) {
+  const std::int64_t index = thread_index();
+  const std::int64_t row_elements = static_cast<std::int64_t>(v.R) * v.S * v.channels;
+  if (index >= v.K * row_elements) return;
+  const int c = static_cast<int>(index % v.channels), k = static_cast<int>(index / row_elements);
+  const int s = static_cast<int>(index / v.channels % v.S);
+  const int r = static_cast<int>(index / v.channels / v.S % v.R);
+  const int channel = k / v.outputs * v.channels + c;
+  Compute<T> sum = 0;
+  for (int n = 0; n < v.N; ++n) {
+    for (int p = 0; p < v.P; ++p) {
+      const int h = source_index(v.padding_mode,
+                                 virtual_index(p, r, v.stride_h, v.pad_top, v.dilation_h), v.H);
+      if (h < 0) continue;
+      Compute<T> row = 0;  // a sum of short sums errs less than a long one
+      for (int q = 0; q < v.Q; ++q) {
+        const int w = source_index(v.padding_mode,
+                                   virtual_index(q, s, v.stride_w, v.pad_left, v.dilation_w), v.W);
+        if (w < 0) continue;
+        row += to_compute(grad_output[offset_of(v.output, n, k, p, q)]) *
+               to_compute(input[offset_of(v.input, n, channel, h, w)]);
+      }
+      sum += row;
+    }
+  }
+  grad_weight[offset_of(v.weight, k, c, r, s)] = to_storage<T>(sum);
+}
+
+}  // namespace convext::cuda

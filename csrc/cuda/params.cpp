@@ -1,0 +1,67 @@
+// From a problem to what kernels take.
+#include <stdexcept>
+
+#include "ladder.h"
+
+namespace convext::cuda {
+namespace {
+
+int narrow(std::int64_t value, const char* name) {
+  // Coordinates in the padding and one stride past the end are computed too.
+  constexpr std::int64_t kMost = std::int64_t{1} << 30;
+  if (value > kMost) {
+    throw std::runtime_error("convext: " + std::string(name) + " is " + std::to_string(value) +
+                             "; CUDA kernels take at most " + std::to_string(kMost));
+  }
+  return static_cast<int>(value);
+}
+
+Strides strides_of(const std::int64_t (&s)[4]) { return {s[0], s[1], s[2], s[3]}; }
+
+}  // namespace
+
+ConvParams make_params(const ConvProblem& p, const std::int64_t (&input_strides)[4],
+                       const std::int64_t (&weight_strides)[4],
+                       const std::int64_t (&output_strides)[4]) {
+  narrow(p.H + p.pad_top + p.pad_bottom + p.stride_h, "the padded height");
+  narrow(p.W + p.pad_left + p.pad_right + p.stride_w, "the padded width");
+  ConvParams v{};
+  v.N = narrow(p.N, "the batch size");
+  v.C = narrow(p.C, "the number of input channels");
+  v.H = narrow(p.H, "the height");
+  v.W = narrow(p.W, "the width");
+  v.K = narrow(p.K, "the number of output channels");
+  v.R = narrow(p.R, "the kernel's height");
+  v.S = narrow(p.S, "the kernel's width");
+  v.P = narrow(p.P, "the output's height");
+  v.Q = narrow(p.Q, "the output's width");
+  v.pad_top = narrow(p.pad_top, "padding");
+  v.pad_bottom = narrow(p.pad_bottom, "padding");
+  v.pad_left = narrow(p.pad_left, "padding");
+  v.pad_right = narrow(p.pad_right, "padding");
+  v.stride_h = narrow(p.stride_h, "stride");
+  v.stride_w = narrow(p.stride_w, "stride");
+  v.dilation_h = narrow(p.dilation_h, "dilation");
+  v.dilation_w = narrow(p.dilation_w, "dilation");
+  v.groups = narrow(p.groups, "groups");
+  v.channels = static_cast<int>(p.channels_per_group());
+  v.outputs = static_cast<int>(p.outputs_per_group());
+  v.padding_mode = p.padding_mode;
+  v.input = strides_of(input_strides);
+  v.weight = strides_of(weight_strides);
+  v.output = strides_of(output_strides);
+  return v;
+}
+
+std::int64_t wgrad_splits(const ConvParams& v, std::int64_t tiles) {
+  // Some waves on the largest devices, of chunks that are worth a CTA's while; float32 sums of
+  // thousands of products err little.
+  constexpr std::int64_t kBlocks = 512, kFewestPixels = 256, kMostPixels = 8192;
+  const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
+  const auto parts = [&](std::int64_t size) { return (pixels + size - 1) / size; };
+  const std::int64_t wanted = (kBlocks + tiles - 1) / tiles;
+  const std::int64_t most = parts(kFewestPixels), fewest = parts(kMostPixels);
+  return wanted < fewest ? fewest : wanted > most ? most : wanted;
+}
+
+}  // namespace convext::cuda

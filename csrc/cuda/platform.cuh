@@ -1,0 +1,72 @@
+// Where kernels meet nvcc or, in tests on machines without a GPU, the emulation that runs the same
+// sources as C++ (tests/emulation). Kernels include no other header of either.
+//
+// Shared memory is declared with SHARED_ARRAY(type, name, [extents]) and SHARED_DYNAMIC(name), so
+// that the emulation can guard and poison it, and kernels are started with convext::cuda::launch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#if defined(__CUDACC__)
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#define SHARED_ARRAY(type, name, extents) __shared__ __align__(16) type name extents
+#define SHARED_DYNAMIC(name) extern __shared__ __align__(1024) unsigned char name[]
+
+#else
+
+#include "cuda_host.h"
+
+#define SHARED_ARRAY(type, name, extents)      \
+  using name##_shared_t = type extents;        \
+  auto& name = *static_cast<name##_shared_t*>( \
+      emu::static_shared(__FILE__, __LINE__, sizeof(name##_shared_t), alignof(name##_shared_t)))
+#define SHARED_DYNAMIC(name) unsigned char* const name = emu::dynamic_shared()
+
+using cudaStream_t = void*;
+
+#endif
+
+#define CONVEXT_HOST_DEVICE __host__ __device__ __forceinline__
+#define CONVEXT_DEVICE __device__ __forceinline__
+
+namespace convext::cuda {
+
+// Thrown by launch: what CUDA said.
+struct LaunchFailed {
+  const char* what;
+};
+
+// Lets the kernel have more dynamic shared memory than the 48 KiB that any may.
+template <class... Parameters>
+void allow_shared(void (*kernel)(Parameters...), std::size_t bytes) {
+#if defined(__CUDACC__)
+  if (bytes <= 48 * 1024) return;
+  const cudaError_t error = cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  if (error != cudaSuccess) throw LaunchFailed{cudaGetErrorString(error)};
+#else
+  (void)kernel;
+  (void)bytes;
+#endif
+}
+
+// kernel<<<grid, threads, shared bytes, stream>>>(arguments...)
+template <class... Parameters, class... Arguments>
+void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes,
+            cudaStream_t stream, Arguments... arguments) {
+#if defined(__CUDACC__)
+  kernel<<<grid, threads, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
+  const cudaError_t error = cudaGetLastError();
+  if (error != cudaSuccess) throw LaunchFailed{cudaGetErrorString(error)};
+#else
+  (void)stream;
+  emu::launch(kernel, grid, dim3(threads), shared_bytes, arguments...);
+#endif
+}
+
+}  // namespace convext::cuda

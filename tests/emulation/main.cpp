@@ -1,0 +1,160 @@
+// Runs every rung of the CUDA ladder on random small problems, in several orders of its threads,
+// and compares with the reference to the bit.
+//
+//     usage: convext_emulation [problems a rung] [seed] [part of a rung's name] [orders]
+//
+// Exit code 0 if all results were right and nothing was done that CUDA leaves undefined.
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <string>
+
+#include "cuda/ladder.cuh"
+#include "problems.h"
+
+namespace convext_tests {
+namespace {
+
+using convext::bytes_of;
+using convext::cuda::Rung;
+
+struct Storage {
+  Storage(DType dtype, const std::vector<double>& values, const std::vector<std::int64_t>& size,
+          bool channels_last, const char* name, bool at_end, bool fill)
+      : buffer(values.size() * static_cast<std::size_t>(bytes_of(dtype)), name, at_end),
+        dtype(dtype),
+        size(size) {
+    strides_of(size, channels_last, strides);
+    if (!fill) return;
+    for_each([&](std::int64_t i, std::int64_t at) {
+      store(dtype, buffer.data(), at, values[static_cast<std::size_t>(i)]);
+    });
+    buffer.read_only();
+  }
+
+  // f(index in NCHW order, place in memory)
+  template <class F>
+  void for_each(F&& f) const {
+    std::int64_t i = 0;
+    for (std::int64_t n = 0; n < size[0]; ++n) {
+      for (std::int64_t c = 0; c < size[1]; ++c) {
+        for (std::int64_t h = 0; h < size[2]; ++h) {
+          for (std::int64_t w = 0; w < size[3]; ++w) {
+            f(i++, n * strides[0] + c * strides[1] + h * strides[2] + w * strides[3]);
+          }
+        }
+      }
+    }
+  }
+
+  emu::Buffer<char> buffer;
+  DType dtype;
+  std::vector<std::int64_t> size;
+  std::int64_t strides[4];
+};
+
+// Throws emu::Error.
+void run(const Rung& rung, const Case& made, bool at_end) {
+  const ConvProblem& p = made.problem;
+  const DType dtype = p.dtype;
+  const auto storage = [&](const std::vector<double>& values, std::vector<std::int64_t> size,
+                           const char* name, bool is_result) {
+    return Storage(dtype, values, size, made.channels_last, name, at_end, !is_result);
+  };
+  Storage input = storage(made.input, input_size(p), "input", rung.pass == Pass::kDgrad);
+  Storage weight = storage(made.weight, weight_size(p), "weight", rung.pass == Pass::kWgrad);
+  Storage output = storage(made.output, output_size(p), "output", rung.pass == Pass::kFprop);
+  Storage bias =
+      storage(made.bias, {1, static_cast<std::int64_t>(made.bias.size()), 1, 1}, "bias", false);
+  const auto params = convext::cuda::make_params(p, input.strides, weight.strides, output.strides);
+  std::string why;
+  if (!rung.can(params, &why)) throw emu::Error("refused: " + why);
+  emu::Buffer<char> workspace(static_cast<std::size_t>(rung.workspace_bytes(params)), "workspace",
+                              at_end);
+  convext::cuda::Operands operands;
+  operands.input = input.buffer.data();
+  operands.weight = weight.buffer.data();
+  operands.output = output.buffer.data();
+  operands.bias = made.with_bias ? bias.buffer.data() : nullptr;
+  operands.workspace = workspace.data();
+  Storage& result = rung.pass == Pass::kFprop ? output : rung.pass == Pass::kDgrad ? input : weight;
+  operands.result = result.buffer.data();
+  rung.run(params, operands, nullptr);
+  result.buffer.verify();
+  workspace.verify();
+  result.for_each([&](std::int64_t i, std::int64_t at) {
+    double expected[1];
+    store(dtype, expected, 0, made.expected[static_cast<std::size_t>(i)]);
+    const double wanted = fetch(dtype, expected, 0), found = fetch(dtype, result.buffer.data(), at);
+    if (!(found == wanted)) {
+      throw emu::Error(
+          emu::format("element %lld is %g, %g is right", static_cast<long long>(i), found, wanted));
+    }
+  });
+}
+
+struct Order {
+  const char* name;
+  emu::Order order;
+  std::uint64_t seed;
+};
+constexpr Order kOrders[] = {{"forward", emu::Order::forward, 1},
+                             {"reverse", emu::Order::reverse, 1},
+                             {"random 1", emu::Order::random, 1},
+                             {"random 2", emu::Order::random, 2}};
+
+int test_ladder(int problems, unsigned seed, const std::string& filter, int orders) {
+  long pairs = 0, failures = 0;
+  for (const Rung& rung : convext::cuda::ladder()) {
+    if (rung.name.find(filter) == std::string::npos) continue;
+    std::mt19937 random(seed);
+    std::map<std::string, int> failed;
+    std::string example;
+    const auto start = std::chrono::steady_clock::now();
+    for (int number = 0; number < problems; ++number) {
+      const Case made = make_case(&random, rung.pass, rung.dtype,
+                                  {rung.tile_m, rung.tile_n, rung.tile_k}, number);
+      for (int i = 0; i < orders; ++i) {
+        emu::config.order = kOrders[i].order;
+        emu::config.seed = kOrders[i].seed + static_cast<std::uint64_t>(number);
+        try {
+          run(rung, made, number % 2 == 0);
+        } catch (const emu::Error& error) {
+          ++failed[kOrders[i].name];
+          if (example.empty()) example = convext::to_string(made.problem) + ": " + error.what();
+        }
+      }
+      ++pairs;
+    }
+    const double seconds =
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    std::printf("%-36s %4d problems %6.2f s  ", rung.name.c_str(), problems, seconds);
+    if (failed.empty()) {
+      std::printf("right\n");
+    } else {
+      ++failures;
+      for (const auto& [order, count] : failed) std::printf("%s: %d wrong  ", order.c_str(), count);
+      std::printf("\n    %s\n", example.c_str());
+    }
+  }
+  std::printf("%ld (kernel, problem) pairs%s, %d orders, %ld kernels failed\n", pairs,
+              emu::instrumented ? ", every access checked" : "", orders, failures);
+  return failures == 0 && pairs > 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace convext_tests
+
+int main(int argc, char** argv) {
+  const int problems = argc > 1 ? std::atoi(argv[1]) : 40;
+  const unsigned seed = argc > 2 ? static_cast<unsigned>(std::atoi(argv[2])) : 1;
+  const std::string filter = argc > 3 ? argv[3] : "";
+  const int orders = argc > 4 ? std::atoi(argv[4]) : 4;
+  if (problems < 1 || orders < 1 || orders > 4) {
+    std::fprintf(stderr, "usage: %s [problems a rung] [seed] [part of a rung's name] [orders]\n",
+                 argv[0]);
+    return 2;
+  }
+  return convext_tests::test_ladder(problems, seed, filter, orders);
+}

@@ -1,0 +1,158 @@
+#include "problems.h"
+
+#include <cstring>
+#include <stdexcept>
+
+#include "half.h"
+
+namespace convext_tests {
+namespace {
+
+using convext::ConvArguments;
+using convext::ConvTensors;
+using convext::PaddingMode;
+using convext::TensorView;
+
+int pick(std::mt19937* random, int low, int high) {
+  return std::uniform_int_distribution<int>(low, high)(*random);
+}
+
+// A size at, just below or just above a multiple of the tile's.
+int around(std::mt19937* random, int tile) {
+  const int near = tile + pick(random, -1, 1);
+  return near < 1 ? 1 : near;
+}
+
+ConvProblem make_problem(std::mt19937* random, DType dtype, const Tile& tile, int number) {
+  const bool depthwise = tile.m == 1;
+  const char* modes[] = {"zeros", "zeros", "reflect", "replicate", "circular"};
+  for (;;) {
+    ConvArguments a;
+    const int groups = depthwise         ? pick(random, 1, number % 4 == 3 ? 90 : 20)
+                       : number % 3 == 0 ? pick(random, 2, 4)
+                                         : 1;
+    int channels = pick(random, 1, 20), outputs = pick(random, 1, 24);
+    if (number % 4 == 1) channels = 4 * pick(random, 1, 6), outputs = 4 * pick(random, 1, 8);
+    if (tile.n > 0 && number % 5 == 2) outputs = around(random, tile.n);
+    if (tile.n > 0 && number % 5 == 3) channels = around(random, tile.n);
+    if (tile.k > 0 && number % 5 == 4) channels = around(random, tile.k);
+    if (depthwise) channels = 1, outputs = number % 3 == 0 ? pick(random, 2, 3) : 1;
+    const bool large = groups > 1 && channels * outputs > 1000;
+    if (large) continue;
+    const int most = 5 + number % 4 * 3;
+    const int h = pick(random, 1, most), w = pick(random, 1, most);
+    a.input_size = {pick(random, 1, 3), groups * channels, h, w};
+    a.weight_size = {groups * outputs, channels, pick(random, 1, 4), pick(random, 1, 4)};
+    a.stride = {pick(random, 1, 3), pick(random, 1, 3)};
+    a.padding = {pick(random, 0, 3), pick(random, 0, 3), pick(random, 0, 3), pick(random, 0, 3)};
+    a.dilation = {pick(random, 1, 3), pick(random, 1, 3)};
+    a.groups = groups;
+    a.padding_mode = modes[pick(random, 0, 4)];
+    a.dtype = dtype;
+    try {
+      return convext::make_conv_problem(a);
+    } catch (const std::runtime_error&) {  // no such convolution: another
+    }
+  }
+}
+
+std::vector<double> draw(std::mt19937* random, const std::vector<std::int64_t>& size) {
+  std::int64_t count = 1;
+  for (std::int64_t extent : size) count *= extent;
+  std::vector<double> values(static_cast<std::size_t>(count));
+  for (double& value : values) value = pick(random, -3, 3);
+  return values;
+}
+
+TensorView float64_view(std::vector<double>* values, const std::vector<std::int64_t>& size) {
+  TensorView view;
+  view.data = values->data();
+  view.dtype = DType::kFloat64;
+  std::int64_t strides[4];
+  strides_of(size, false, strides);
+  for (int i = 0; i < 4; ++i) {
+    view.size[i] = size[static_cast<std::size_t>(i)];
+    view.stride[i] = strides[i];
+  }
+  return view;
+}
+
+}  // namespace
+
+std::vector<std::int64_t> input_size(const ConvProblem& p) { return {p.N, p.C, p.H, p.W}; }
+std::vector<std::int64_t> weight_size(const ConvProblem& p) {
+  return {p.K, p.channels_per_group(), p.R, p.S};
+}
+std::vector<std::int64_t> output_size(const ConvProblem& p) { return {p.N, p.K, p.P, p.Q}; }
+
+void strides_of(const std::vector<std::int64_t>& size, bool channels_last,
+                std::int64_t (&strides)[4]) {
+  if (channels_last) {
+    strides[1] = 1;
+    strides[3] = size[1];
+    strides[2] = size[3] * size[1];
+  } else {
+    strides[3] = 1;
+    strides[2] = size[3];
+    strides[1] = size[2] * size[3];
+  }
+  strides[0] = size[1] * size[2] * size[3];
+}
+
+Case make_case(std::mt19937* random, Pass pass, DType dtype, const Tile& tile, int number) {
+  Case made;
+  made.problem = make_problem(random, dtype, tile, number);
+  made.channels_last = tile.m > 0 || number % 2 == 0;
+  made.with_bias = pass == Pass::kBgrad || (pass == Pass::kFprop && number % 2 == 0);
+  const ConvProblem& p = made.problem;
+  made.input = draw(random, input_size(p));
+  made.weight = draw(random, weight_size(p));
+  made.output = draw(random, output_size(p));
+  if (made.with_bias) made.bias = draw(random, {p.K});
+
+  ConvProblem exact = p;
+  exact.dtype = DType::kFloat64;
+  convext::PlanOptions options;
+  options.force = "reference";
+  ConvTensors tensors;
+  Case scratch = made;
+  tensors.input = float64_view(&scratch.input, input_size(p));
+  tensors.weight = float64_view(&scratch.weight, weight_size(p));
+  tensors.output = float64_view(&scratch.output, output_size(p));
+  if (made.with_bias) tensors.bias = float64_view(&scratch.bias, {1, p.K, 1, 1});
+  convext::run_plan(convext::make_plan(exact, pass, options), tensors, {});
+  made.expected = pass == Pass::kFprop   ? scratch.output
+                  : pass == Pass::kDgrad ? scratch.input
+                  : pass == Pass::kWgrad ? scratch.weight
+                                         : scratch.bias;
+  return made;
+}
+
+void store(DType dtype, void* data, std::int64_t index, double value) {
+  switch (dtype) {
+    case DType::kFloat64: static_cast<double*>(data)[index] = value; return;
+    case DType::kFloat32: static_cast<float*>(data)[index] = static_cast<float>(value); return;
+    case DType::kFloat16:
+      static_cast<convext::Float16*>(data)[index] =
+          convext::narrow_float16(static_cast<float>(value));
+      return;
+    case DType::kBFloat16:
+      static_cast<convext::BFloat16*>(data)[index] =
+          convext::narrow_bfloat16(static_cast<float>(value));
+      return;
+    default: throw std::logic_error("no such dtype on CUDA");
+  }
+}
+
+double fetch(DType dtype, const void* data, std::int64_t index) {
+  switch (dtype) {
+    case DType::kFloat64: return static_cast<const double*>(data)[index];
+    case DType::kFloat32: return static_cast<const float*>(data)[index];
+    case DType::kFloat16: return convext::widen(static_cast<const convext::Float16*>(data)[index]);
+    case DType::kBFloat16:
+      return convext::widen(static_cast<const convext::BFloat16*>(data)[index]);
+    default: throw std::logic_error("no such dtype on CUDA");
+  }
+}
+
+}  // namespace convext_tests

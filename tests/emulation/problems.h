@@ -1,0 +1,46 @@
+// Random small problems for kernels, their data and what is right. Data are small integers, so that
+// sums are exact in any order and results are compared to the bit.
+#pragma once
+
+#include <random>
+#include <vector>
+
+#include "conv_problem.h"
+#include "cuda/ladder.h"
+#include "run.h"
+
+namespace convext_tests {
+
+using convext::ConvProblem;
+using convext::DType;
+using convext::Pass;
+
+// Tensors in NCHW index order. `channels_last`: how they lie, all alike.
+struct Case {
+  ConvProblem problem;
+  bool channels_last = true, with_bias = false;
+  std::vector<double> input, weight, bias, output;  // output: what fprop gives, or its gradient
+  std::vector<double> expected;                     // of the pass
+};
+
+// Of a CTA; m is 0 for kernels without one, and 1 for those that want one input channel a group.
+struct Tile {
+  int m = 0, n = 0, k = 0;
+};
+
+// `number` steers the sizes: small ones, or such that a dimension ends around a tile's.
+Case make_case(std::mt19937* random, Pass pass, DType dtype, const Tile& tile, int number);
+
+// Elements between neighbours, for sizes N C H W.
+void strides_of(const std::vector<std::int64_t>& size, bool channels_last,
+                std::int64_t (&strides)[4]);
+
+std::vector<std::int64_t> input_size(const ConvProblem& p);
+std::vector<std::int64_t> weight_size(const ConvProblem& p);
+std::vector<std::int64_t> output_size(const ConvProblem& p);
+
+// One element in a tensor's storage type.
+void store(DType dtype, void* data, std::int64_t index, double value);
+double fetch(DType dtype, const void* data, std::int64_t index);
+
+}  // namespace convext_tests
