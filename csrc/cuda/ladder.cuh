@@ -323,6 +323,8 @@ using MmaF16 = MmaTile<__half, 4, 2, 2, 8, 4, Ragged>;
 template <bool Ragged>
 using MmaBf16 = MmaTile<__nv_bfloat16, 4, 2, 2, 8, 4, Ragged>;
 template <bool Ragged>
+using MmaTf32 = MmaTile<float, 4, 2, 2, 8, 4, Ragged>;
+template <bool Ragged>
 using MmaF16Small = MmaTile<__half, 2, 2, 2, 4, 4, Ragged>;
 template <bool Ragged>
 using MmaBf16Small = MmaTile<__nv_bfloat16, 2, 2, 2, 4, 4, Ragged>;
@@ -392,6 +394,7 @@ std::vector<Rung> make_ladder() {
   add_gemm<double, SimtF64>("simt", &rungs);
   add_gemm<__half, SimtF16>("simt", &rungs);
   add_gemm<__nv_bfloat16, SimtBf16>("simt", &rungs);
+  add_gemm<float, MmaTf32>("mma_tf32", &rungs);
   add_gemm<__half, MmaF16>("mma", &rungs);
   add_gemm<__half, MmaF16Small>("mma", &rungs);
   add_gemm<__nv_bfloat16, MmaBf16>("mma", &rungs);

@@ -1,13 +1,14 @@
 // The tensor core rung: mma.sync on tiles that cp.async brings, several stages ahead
 //
-// computes  sums[row][lane] += sum_d a[row][d] * b[d][lane], 32 of the depth d at a time, products of
-//           float16 or bfloat16 added up in float32
+// computes  sums[row][lane] += sum_d a[row][d] * b[d][lane], 64 bytes of the depth d at a time: products
+//           of float16, bfloat16 or float32 rounded to TF32, added up in float32
 // owns      CTA: kM x kN results; warp: Rows x 16 rows and Lanes x 8 lanes of them; a thread has what
-//           mma.m16n8k16 gives it: rows g, g + 8 and lanes 2t, 2t + 1 of each 16 x 8.
+//           mma gives it: rows g, g + 8 and lanes 2t, 2t + 1 of each 16 x 8, with g = thread / 4 and
+//           t = thread % 4.
 // budget    128 x 128, 8 warps of 32 x 64: 64 sums, 8 + 16 registers of operands; shared 4 stages of
 //           (128 + 128) * 32 * 2 = 16 KiB: 64 KiB, so that three CTAs fit an SM of 228 KiB.
-// needs     operands.cuh's shares. Not Ragged: chunks of 8 elements, aligned to 16 bytes. bfloat16
-//           needs sm_80; float16 runs on sm_75 too, where copies are synchronous.
+// needs     operands.cuh's shares. Not Ragged: chunks of 16 aligned bytes. bfloat16 and TF32 need
+//           sm_80; float16 runs on sm_75 too, where copies are synchronous.
 // bound by  mma.sync, about two thirds of what Hopper's wgmma reaches; small tiles, by shared memory.
 // step      from SIMT: a warp multiplies, not a thread, and operands reach shared memory without
 //           passing through registers. A tile row's 16-byte chunks are permuted (swizzled), so that
@@ -19,14 +20,16 @@
 
 namespace convext::cuda {
 
-// Where chunk `chunk` of a row of 32 elements lies, in bytes: two rows fill the banks.
+// Where 16-byte chunk `chunk` of a row of 64 bytes lies: two rows fill the banks.
 CONVEXT_HOST_DEVICE int depth_row_offset(int row, int chunk) {
   return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4);
 }
 
-// The same where a row is a depth, of `extent` elements: a row, or half of it, fills the banks.
-CONVEXT_HOST_DEVICE int lane_row_offset(int depth, int chunk, int extent) {
-  return depth * extent * 2 + ((chunk ^ (depth & 7)) << 4);
+// The same where a row is a depth, of `bytes`. Eight depths of one chunk, which ldmatrix reads of
+// 16-bit elements, meet all banks; and four depths of two chunks, which 32-bit loads do.
+CONVEXT_HOST_DEVICE int lane_row_offset(int depth, int chunk, int bytes, int element_bytes) {
+  const int key = element_bytes == 2 ? depth & 7 : depth << 1 & 6;
+  return depth * bytes + ((chunk ^ key) << 4);
 }
 
 CONVEXT_DEVICE void mma(__half, float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
@@ -36,13 +39,17 @@ CONVEXT_DEVICE void mma(__nv_bfloat16, float (&d)[4], const unsigned (&a)[4],
                         const unsigned (&b)[2]) {
   mma_m16n8k16_bf16(d, a, b);
 }
+CONVEXT_DEVICE void mma(float, float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  mma_m16n8k8_tf32(d, a, b);
+}
 
 template <class T, int WarpsM, int WarpsN, int Rows, int Lanes, int Stages, bool Ragged>
 struct MmaTile {
   static constexpr int kThreads = 32 * WarpsM * WarpsN, kBlocks = 1;
-  static constexpr int kM = WarpsM * Rows * 16, kN = WarpsN * Lanes * 8, kK = 32;
-  static constexpr int kVector = 8;
-  static constexpr int kStageBytes = (kM + kN) * kK * 2;
+  static constexpr int kM = WarpsM * Rows * 16, kN = WarpsN * Lanes * 8;
+  static constexpr int kElement = static_cast<int>(sizeof(T));
+  static constexpr int kVector = 16 / kElement, kK = 64 / kElement;
+  static constexpr int kStageBytes = (kM + kN) * 64;
   static constexpr std::size_t kSharedBytes = Stages * kStageBytes;
   static constexpr bool kRagged = Ragged;
   static_assert(Lanes % 2 == 0, "ldmatrix brings 16 lanes at once");
@@ -68,14 +75,14 @@ struct MmaTile {
     }
 
     CONVEXT_DEVICE void load(int i, const T* from, int count) {
-      unsigned char* to =
-          stage + (DepthAdjacent ? depth_row_offset(at(i), depth(i) / kVector)
-                                 : lane_row_offset(depth(i), at(i) / kVector, Extent));
+      unsigned char* to = stage + (DepthAdjacent ? depth_row_offset(at(i), depth(i) / kVector)
+                                                 : lane_row_offset(depth(i), at(i) / kVector,
+                                                                   Extent * kElement, kElement));
       if constexpr (Ragged) {
         Pack<T, kVector> chunk;
 #pragma unroll
         for (int e = 0; e < kVector; ++e) {
-          chunk.element[e] = from != nullptr && e < count ? from[e] : to_storage<T>(0.0f);
+          chunk.element[e] = from != nullptr && e < count ? from[e] : to_storage<T>(0);
         }
         *reinterpret_cast<Pack<T, kVector>*>(to) = chunk;
       } else {
@@ -114,20 +121,27 @@ struct MmaTile {
     }
   };
 
-  // Rows [row, row + 16) of a, depths [16 * half, + 16).
+  // What a warp multiplies at once: 16 rows, or lanes, of a half of the tile's depth. Registers hold
+  // rows g and depths t (and the next, of 16-bit elements) of four matrices: of a, rows + 0, + 8 of
+  // the first depths, then of the others; of b, the depths of lanes + 0, then of lanes + 8.
   template <bool DepthAdjacent>
   CONVEXT_DEVICE static void load_a(unsigned (&a)[4], const unsigned char* tile, int row,
                                     int half) {
     const int thread = static_cast<int>(threadIdx.x) % 32;
     if constexpr (DepthAdjacent) {
       ldmatrix_x4(a, tile + depth_row_offset(row + thread % 16, half * 2 + thread / 16));
-    } else {
+    } else if constexpr (kElement == 2) {
       const int depth = half * 16 + thread / 16 * 8 + thread % 8;
-      ldmatrix_x4_trans(a, tile + lane_row_offset(depth, row / 8 + thread / 8 % 2, kM));
+      ldmatrix_x4_trans(a, tile + lane_row_offset(depth, row / 8 + thread / 8 % 2, kM * 2, 2));
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        a[i] = element(tile, half * 8 + thread % 4 + i / 2 * 4, row + thread / 4 + i % 2 * 8, kM);
+      }
     }
+    round(a);
   }
 
-  // Lanes [lane, lane + 16) of b: two operands of eight lanes.
   template <bool DepthAdjacent>
   CONVEXT_DEVICE static void load_b(unsigned (&b)[4], const unsigned char* tile, int lane,
                                     int half) {
@@ -135,9 +149,28 @@ struct MmaTile {
     if constexpr (DepthAdjacent) {
       const int row = lane + thread / 16 * 8 + thread % 8;
       ldmatrix_x4(b, tile + depth_row_offset(row, half * 2 + thread / 8 % 2));
-    } else {
+    } else if constexpr (kElement == 2) {
       const int depth = half * 16 + thread / 8 % 2 * 8 + thread % 8;
-      ldmatrix_x4_trans(b, tile + lane_row_offset(depth, lane / 8 + thread / 16, kN));
+      ldmatrix_x4_trans(b, tile + lane_row_offset(depth, lane / 8 + thread / 16, kN * 2, 2));
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        b[i] = element(tile, half * 8 + thread % 4 + i % 2 * 4, lane + thread / 4 + i / 2 * 8, kN);
+      }
+    }
+    round(b);
+  }
+
+  // A 32-bit element of a tile whose rows are depths.
+  CONVEXT_DEVICE static unsigned element(const unsigned char* tile, int depth, int at, int extent) {
+    const int offset = lane_row_offset(depth, at / 4, extent * 4, 4) + at % 4 * 4;
+    return *reinterpret_cast<const unsigned*>(tile + offset);
+  }
+
+  CONVEXT_DEVICE static void round(unsigned (&values)[4]) {
+    if constexpr (kElement == 4) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) values[i] = round_to_tf32(values[i]);
     }
   }
 
@@ -147,7 +180,7 @@ struct MmaTile {
     SHARED_DYNAMIC(shared);
     const auto load = [&](int step) {
       operands.a.stage = shared + step % Stages * kStageBytes;
-      operands.b.stage = operands.a.stage + kM * kK * 2;
+      operands.b.stage = operands.a.stage + kM * 64;
       operands.load();
     };
 
@@ -172,7 +205,7 @@ struct MmaTile {
       }
       cp_async_commit();
       const unsigned char* a_tile = shared + step % Stages * kStageBytes;
-      const unsigned char* b_tile = a_tile + kM * kK * 2;
+      const unsigned char* b_tile = a_tile + kM * 64;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         unsigned a[Rows][4], b[Lanes / 2][4];

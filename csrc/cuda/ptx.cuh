@@ -101,6 +101,30 @@ CONVEXT_DEVICE void mma_m16n8k16_bf16(float (&d)[4], const unsigned (&a)[4],
 #endif
 }
 
+// The nearest TF32, in the bits of a float. From sm_80 on.
+CONVEXT_DEVICE unsigned round_to_tf32(unsigned value) {
+#ifdef CONVEXT_BEFORE_AMPERE
+  __trap();
+#else
+  asm("cvt.rna.tf32.f32 %0, %1;\n" : "=r"(value) : "f"(__uint_as_float(value)));
+#endif
+  return value;
+}
+
+// a is 16 x 8. From sm_80 on.
+CONVEXT_DEVICE void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4],
+                                     const unsigned (&b)[2]) {
+#ifdef CONVEXT_BEFORE_AMPERE
+  __trap();
+#else
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, "
+      "{%0,%1,%2,%3};\n"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
 }  // namespace convext::cuda
 
 #endif

@@ -7,7 +7,6 @@
 
 #include "conv_problem.h"
 #include "cuda/ladder.h"
-#include "run.h"
 
 namespace convext_tests {
 

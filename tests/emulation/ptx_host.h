@@ -174,3 +174,6 @@ inline void mma_m8n8k4_f64(double (&d)[2], double a, double b, EMU_SITE) {
           all[l]->d[i] += all[l / 4 * 4 + k]->a * all[(l % 4 * 2 + i) * 4 + k]->b;
   });
 }
+
+// The nearest TF32, ties away from zero, in the bits of a float.
+inline unsigned round_to_tf32(unsigned value) { return (value + 0x1000u) & ~0x1fffu; }

@@ -1,0 +1,68 @@
+"""The CUDA kernels, compiled as C++ and run on the CPU (tests/emulation): on machines without a GPU
+they are the same sources that nvcc compiles, with every result compared to the bit."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.test_native import ROOT, run, tool
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    build = tmp_path_factory.mktemp("emulation")
+    run(
+        [
+            tool("cmake"),
+            *("-S", str(ROOT), "-B", str(build), "-G", "Ninja", "--log-level=WARNING"),
+            f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
+            "-DCMAKE_BUILD_TYPE=Release",
+            "-DCMAKE_CXX_FLAGS_RELEASE=-O2",
+            "-DCONVEXT_BUILD_PYTHON=OFF",
+            "-DCONVEXT_BUILD_EMULATION=ON",
+            "-DCONVEXT_CUDA=OFF",
+            "-DCONVEXT_WERROR=ON",
+        ]
+    )
+    run([tool("ninja"), "-C", str(build), "convext_emulation", "convext_emulation_checked"])
+    return build
+
+
+def pairs(output: str) -> int:
+    """How many (kernel, problem) pairs ran."""
+    found = re.search(r"^(\d+) \(kernel, problem\) pairs.* 0 kernels failed$", output, re.M)
+    assert found, output
+    return int(found[1])
+
+
+@pytest.mark.timeout(600)
+def test_results_in_four_orders(programs: Path) -> None:
+    output = run([str(programs / "convext_emulation"), "50"])
+    assert "4 orders" in output
+    assert pairs(output) >= 2000
+    print(output.splitlines()[-1])
+
+
+@pytest.mark.timeout(600)
+def test_every_access(programs: Path) -> None:
+    output = run([str(programs / "convext_emulation_checked"), "6", "2", "", "1"])
+    assert "every access checked" in output
+    assert pairs(output) >= 200
+    print(output.splitlines()[-1])
+
+
+def test_a_wrong_argument_is_an_error(programs: Path) -> None:
+    done = subprocess.run(
+        [str(programs / "convext_emulation"), "0"],
+        env=dict(os.environ),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "usage" in done.stderr
