@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_native import ROOT, run, tool
+from test_native import ROOT, run, tool
 
 
 @pytest.fixture(scope="module")

@@ -8,6 +8,7 @@
 #include "depthwise.cuh"
 #include "implicit_gemm.cuh"
 #include "ladder.h"
+#include "layout.cuh"
 #include "mma_tile.cuh"
 #include "naive.cuh"
 #include "simt_tile.cuh"
@@ -315,8 +316,6 @@ using SimtF32Small = SimtTile<float, 4, 4, 16, Ragged>;
 template <bool Ragged>
 using SimtF64 = SimtTile<double, 4, 4, 8, Ragged>;
 template <bool Ragged>
-using SimtF16 = SimtTile<__half, 8, 8, 8, Ragged>;
-template <bool Ragged>
 using SimtBf16 = SimtTile<__nv_bfloat16, 8, 8, 8, Ragged>;
 template <bool Ragged>
 using MmaF16 = MmaTile<__half, 4, 2, 2, 8, 4, Ragged>;
@@ -345,20 +344,23 @@ template <class T>
 void add_naive(std::vector<Rung>* rungs) {
   const auto add = [&](Pass pass, auto run) {
     rungs->push_back({std::string(pass_name(pass)) + "_naive_" + Named<T>::name + "_any", pass,
-                      "naive", Named<T>::dtype, 0, 0, 0, &anything, &no_workspace, run});
+                      "naive", Named<T>::dtype, 0, 0, 0, 75, false, false, &anything, &no_workspace,
+                      run});
   };
   add(Pass::kFprop, &run_fprop_naive<T>);
   add(Pass::kDgrad, &run_dgrad_naive<T>);
   add(Pass::kWgrad, &run_wgrad_naive<T>);
   rungs->push_back({std::string("bgrad_rowsum_") + Named<T>::name + "_any", Pass::kBgrad, "rowsum",
-                    Named<T>::dtype, 0, 0, 0, &anything, &bgrad_workspace<T>, &run_bgrad<T>});
+                    Named<T>::dtype, 0, 0, 0, 75, false, false, &anything, &bgrad_workspace<T>,
+                    &run_bgrad<T>});
 }
 
 template <class T>
 void add_depthwise(std::vector<Rung>* rungs) {
   const auto add = [&](Pass pass, auto can, auto workspace, auto run) {
     rungs->push_back({std::string(pass_name(pass)) + "_depthwise_" + Named<T>::name + "_nhwc", pass,
-                      "depthwise", Named<T>::dtype, 1, 32, 1, can, workspace, run});
+                      "depthwise", Named<T>::dtype, 1, 32, 1, 75, false, true, can, workspace,
+                      run});
   };
   add(Pass::kFprop, &taps_fit<T>, &no_workspace, &Depthwise<T>::run_fprop);
   add(Pass::kDgrad, &taps_fit<T>, &no_workspace, &Depthwise<T>::run_dgrad);
@@ -366,13 +368,14 @@ void add_depthwise(std::vector<Rung>* rungs) {
 }
 
 template <class T, template <bool> class Tile>
-void add_gemm(const char* algorithm, std::vector<Rung>* rungs) {
+void add_gemm(const char* algorithm, int least_capability, bool rounds_to_tf32,
+              std::vector<Rung>* rungs) {
   using Any = Tile<true>;
   const auto add = [&](Pass pass, auto workspace, auto run) {
     rungs->push_back({std::string(pass_name(pass)) + "_" + algorithm + "_" + Named<T>::name +
                           "_nhwc_" + std::to_string(Any::kM) + "x" + std::to_string(Any::kN),
-                      pass, algorithm, Named<T>::dtype, Any::kM, Any::kN, Any::kK,
-                      &channels_adjacent, workspace, run});
+                      pass, algorithm, Named<T>::dtype, Any::kM, Any::kN, Any::kK, least_capability,
+                      rounds_to_tf32, true, &channels_adjacent, workspace, run});
   };
   add(Pass::kFprop, &no_workspace, &Gemm<T, Tile>::run_fprop);
   add(Pass::kDgrad, &no_workspace, &Gemm<T, Tile>::run_dgrad);
@@ -381,28 +384,49 @@ void add_gemm(const char* algorithm, std::vector<Rung>* rungs) {
 
 std::vector<Rung> make_ladder() {
   std::vector<Rung> rungs;
-  add_naive<float>(&rungs);
-  add_naive<double>(&rungs);
-  add_naive<__half>(&rungs);
-  add_naive<__nv_bfloat16>(&rungs);
   add_depthwise<float>(&rungs);
   add_depthwise<double>(&rungs);
   add_depthwise<__half>(&rungs);
   add_depthwise<__nv_bfloat16>(&rungs);
-  add_gemm<float, SimtF32>("simt", &rungs);
-  add_gemm<float, SimtF32Small>("simt", &rungs);
-  add_gemm<double, SimtF64>("simt", &rungs);
-  add_gemm<__half, SimtF16>("simt", &rungs);
-  add_gemm<__nv_bfloat16, SimtBf16>("simt", &rungs);
-  add_gemm<float, MmaTf32>("mma_tf32", &rungs);
-  add_gemm<__half, MmaF16>("mma", &rungs);
-  add_gemm<__half, MmaF16Small>("mma", &rungs);
-  add_gemm<__nv_bfloat16, MmaBf16>("mma", &rungs);
-  add_gemm<__nv_bfloat16, MmaBf16Small>("mma", &rungs);
+  add_gemm<__half, MmaF16>("mma", 75, false, &rungs);
+  add_gemm<__half, MmaF16Small>("mma", 75, false, &rungs);
+  add_gemm<__nv_bfloat16, MmaBf16>("mma", 80, false, &rungs);
+  add_gemm<__nv_bfloat16, MmaBf16Small>("mma", 80, false, &rungs);
+  add_gemm<float, MmaTf32>("mma_tf32", 80, true, &rungs);
+  add_gemm<float, SimtF32>("simt", 75, false, &rungs);
+  add_gemm<float, SimtF32Small>("simt", 75, false, &rungs);
+  add_gemm<double, SimtF64>("simt", 75, false, &rungs);
+  add_gemm<__nv_bfloat16, SimtBf16>("simt", 75, false, &rungs);
+  add_naive<float>(&rungs);
+  add_naive<double>(&rungs);
+  add_naive<__half>(&rungs);
+  add_naive<__nv_bfloat16>(&rungs);
   return rungs;
 }
 
 }  // namespace
+
+void run_copy_layout(DType dtype, const std::int64_t (&size)[4], const void* from,
+                     const Strides& from_strides, void* to, const Strides& to_strides,
+                     void* stream) {
+  const auto [N, C, H, W] = size;
+  const auto pixels_of = [W = W](const Strides& s) {
+    return PixelStrides{s.n, s.c, W > 1 ? s.w : s.h};
+  };
+  const std::int64_t blocks = ceil_div(C, kLayoutTile) * ceil_div(H * W, kLayoutTile) * N;
+  const auto start = [&](auto element) {
+    using T = decltype(element);
+    launch(&copy_layout<T>, grid_of(blocks), kLayoutTile * kLayoutRows, 0,
+           static_cast<cudaStream_t>(stream), static_cast<int>(C), H * W,
+           static_cast<const T*>(from), pixels_of(from_strides), static_cast<T*>(to),
+           pixels_of(to_strides));
+  };
+  switch (bytes_of(dtype)) {  // values are moved, not looked at
+    case 2: start(std::uint16_t{}); break;
+    case 4: start(std::uint32_t{}); break;
+    default: start(std::uint64_t{}); break;
+  }
+}
 
 const std::vector<Rung>& ladder() {
   static const std::vector<Rung> rungs = make_ladder();

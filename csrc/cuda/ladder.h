@@ -29,6 +29,9 @@ struct Rung {
   const char* algorithm;
   DType dtype;
   int tile_m, tile_n, tile_k;  // of a CTA; a naive kernel has none
+  int least_capability;        // 10 * major + minor
+  bool rounds_to_tf32;
+  bool channels_last;  // operands and result need channels that are adjacent in memory
   // Whether it can run the problem; if not, and `why` is not null, that is told the reason.
   bool (*can)(const ConvParams&, std::string* why);
   std::int64_t (*workspace_bytes)(const ConvParams&);
@@ -36,7 +39,14 @@ struct Rung {
   void (*run)(const ConvParams&, const Operands&, void* stream);
 };
 
+// By preference: of those that can run a problem, the first is the fastest, but for the size of its
+// tiles.
 const std::vector<Rung>& ladder();
+
+// to = from, a tensor of `dtype` whose dimensions lie in another order.
+void run_copy_layout(DType dtype, const std::int64_t (&size)[4], const void* from,
+                     const Strides& from_strides, void* to, const Strides& to_strides,
+                     void* stream);
 
 // Throws std::runtime_error for extents that do not fit 31 bits.
 ConvParams make_params(const ConvProblem& problem, const std::int64_t (&input_strides)[4],

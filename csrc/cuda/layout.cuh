@@ -1,0 +1,53 @@
+// copy_layout: a tensor in another order of its dimensions
+//
+// computes  to[n,c,pixel] = from[n,c,pixel], where the two lie differently in memory
+// owns      CTA: 32 channels x 32 pixels of an image, through shared memory; thread: 4 of them.
+// budget    shared: 32 x 33 elements, so that neither order meets a bank twice.
+// needs     in each tensor the pixels of an image evenly spaced, as dense tensors have them.
+// bound by  memory: each element is read and written once, by neighbouring threads in both orders.
+// step      what lets a rung that wants channels adjacent take an NCHW tensor: its time counts.
+#pragma once
+
+#include "index_math.cuh"
+
+namespace convext::cuda {
+
+// Of a tensor seen as [n][c][pixel].
+struct PixelStrides {
+  std::int64_t n, c, pixel;
+};
+
+inline constexpr int kLayoutTile = 32, kLayoutRows = 8;
+
+template <class T>
+__global__ void __launch_bounds__(kLayoutTile* kLayoutRows)
+    copy_layout(int channels, std::int64_t pixels, const T* __restrict__ from, PixelStrides f,
+                T* __restrict__ to, PixelStrides t) {
+  SHARED_ARRAY(T, tile, [kLayoutTile][kLayoutTile + 1]);  // [channel][pixel]
+  const std::int64_t channel_tiles = ceil_div(channels, kLayoutTile);
+  const std::int64_t pixel_tiles = ceil_div(pixels, kLayoutTile);
+  const int c0 = static_cast<int>(blockIdx.x % channel_tiles) * kLayoutTile;
+  const std::int64_t rest = blockIdx.x / channel_tiles;
+  const std::int64_t pixel0 = rest % pixel_tiles * kLayoutTile, n = rest / pixel_tiles;
+  const int lane = static_cast<int>(threadIdx.x) % kLayoutTile;
+  const int first = static_cast<int>(threadIdx.x) / kLayoutTile;
+  // Neighbouring threads take what is adjacent.
+  const bool read_channels = f.c == 1, write_channels = t.c == 1;
+#pragma unroll
+  for (int i = first; i < kLayoutTile; i += kLayoutRows) {
+    const int c = read_channels ? lane : i, pixel = read_channels ? i : lane;
+    if (c0 + c < channels && pixel0 + pixel < pixels) {
+      tile[c][pixel] = from[n * f.n + (c0 + c) * f.c + (pixel0 + pixel) * f.pixel];
+    }
+  }
+  __syncthreads();  // the tile is there
+#pragma unroll
+  for (int i = first; i < kLayoutTile; i += kLayoutRows) {
+    const int c = write_channels ? lane : i, pixel = write_channels ? i : lane;
+    if (c0 + c < channels && pixel0 + pixel < pixels) {
+      to[n * t.n + (c0 + c) * t.c + (pixel0 + pixel) * t.pixel] = tile[c][pixel];
+    }
+  }
+}
+
+}  // namespace convext::cuda

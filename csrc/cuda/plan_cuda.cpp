@@ -1,0 +1,103 @@
+#include "plan_cuda.h"
+
+#include <stdexcept>
+
+namespace convext::cuda {
+namespace {
+
+// CTAs that a rung's grid has, of those that do anything.
+std::int64_t blocks_of(const Rung& rung, const ConvParams& v) {
+  const auto parts = [](std::int64_t whole, std::int64_t part) {
+    return (whole + part - 1) / part;
+  };
+  const std::int64_t outputs = static_cast<std::int64_t>(v.N) * v.P * v.Q;
+  const std::int64_t inputs = static_cast<std::int64_t>(v.N) * v.H * v.W;
+  switch (rung.pass) {
+    case Pass::kFprop:
+      return parts(outputs, rung.tile_m) * parts(v.outputs, rung.tile_n) * v.groups;
+    case Pass::kDgrad:
+      return parts(inputs, rung.tile_m) * parts(v.channels, rung.tile_n) * v.groups;
+    case Pass::kWgrad: {
+      const std::int64_t tiles =
+          parts(v.outputs, rung.tile_m) * parts(v.channels, rung.tile_n) * v.R * v.S * v.groups;
+      return tiles * wgrad_splits(v, tiles);
+    }
+    case Pass::kBgrad: return 1;
+  }
+  return 1;
+}
+
+// Rungs of one algorithm differ in their tile: the time of a tile's multiplications, in waves of
+// one CTA a multiprocessor. A smaller tile reads more for each multiplication.
+double cost_of(const Rung& rung, const ConvParams& v, const DeviceTraits& device) {
+  if (rung.tile_m == 0) return 0;
+  const std::int64_t waves =
+      (blocks_of(rung, v) + device.multiprocessors - 1) / device.multiprocessors;
+  const double work = static_cast<double>(rung.tile_m) * rung.tile_n;
+  const double traffic = 32.0 * (rung.tile_m + rung.tile_n);
+  return static_cast<double>(waves) * (work + traffic);
+}
+
+bool is_named(const Rung& rung, const std::string& force) {
+  return force == rung.algorithm || force == rung.name;
+}
+
+// Empty, or why the rung cannot run here.
+std::string objection(const Rung& rung, const ConvParams& v, const DeviceTraits& device,
+                      const CudaOptions& options) {
+  std::string why;
+  if (rung.least_capability > device.compute_capability) {
+    return "needs compute capability " + std::to_string(rung.least_capability / 10) + "." +
+           std::to_string(rung.least_capability % 10) + " or newer";
+  }
+  if (!options.force.empty() && !is_named(rung, options.force)) {
+    return "not what '" + options.force + "' forces";
+  }
+  if (rung.rounds_to_tf32 && !options.tf32 && options.force.empty()) {
+    return "TF32 is not allowed: torch.backends.cudnn.conv.fp32_precision";
+  }
+  if (!rung.can(v, &why)) return why;
+  const std::int64_t bytes = rung.workspace_bytes(v);
+  if (bytes > options.workspace_limit) {
+    return "needs " + std::to_string(bytes) + " bytes of workspace, the limit is " +
+           std::to_string(options.workspace_limit);
+  }
+  return "";
+}
+
+}  // namespace
+
+CudaPlan plan_cuda(const ConvParams& params, Pass pass, DType dtype, const DeviceTraits& device,
+                   const CudaOptions& options) {
+  CudaPlan plan;
+  for (const Rung& rung : ladder()) {
+    if (rung.pass != pass || rung.dtype != dtype) continue;
+    const std::string why = objection(rung, params, device, options);
+    if (!why.empty()) {
+      plan.refused.emplace_back(rung.name, why);
+      continue;
+    }
+    // The table's order is that of preference between algorithms.
+    if (plan.rung == nullptr) {
+      plan.rung = &rung;
+    } else if (std::string(plan.rung->algorithm) != rung.algorithm) {
+      plan.refused.emplace_back(rung.name, std::string("slower than ") + plan.rung->algorithm);
+    } else if (cost_of(rung, params, device) < cost_of(*plan.rung, params, device)) {
+      plan.refused.emplace_back(plan.rung->name, "its tiles fill the device worse");
+      plan.rung = &rung;
+    } else {
+      plan.refused.emplace_back(rung.name, "its tiles fill the device worse");
+    }
+  }
+  if (plan.rung == nullptr) {
+    std::string message = "convext: no CUDA kernel can run this pass";
+    for (const auto& [name, why] : plan.refused) message += "\n  " + name + ": " + why;
+    throw std::runtime_error(message);
+  }
+  plan.workspace_bytes = plan.rung->workspace_bytes(params);
+  plan.reason = options.force.empty() ? std::string("the highest rung that can run the problem")
+                                      : "forced by '" + options.force + "'";
+  return plan;
+}
+
+}  // namespace convext::cuda
