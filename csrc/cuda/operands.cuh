@@ -39,7 +39,7 @@ struct FpropOperands {
   A a;
   B b;
   const T* image[A::kChunks];  // of the chunk's pixel, null beyond the last one
-  int h0[A::kChunks], w0[A::kChunks];
+  int h0[A::kChunks] = {}, w0[A::kChunks] = {};
   const T* filter[B::kChunks];  // of the chunk's lane, null beyond the last one
 
   CONVEXT_DEVICE FpropOperands(const ConvParams& params, const T* input, const T* weight, int group,
@@ -111,7 +111,7 @@ struct DgradOperands {
   A a;
   B b;
   const T* image[A::kChunks];  // of the chunk's pixel, null beyond the last one
-  int p0[A::kChunks], q0[A::kChunks];
+  int p0[A::kChunks] = {}, q0[A::kChunks] = {};
   const T* filter;  // the group's first
 
   CONVEXT_DEVICE DgradOperands(const ConvParams& params, const ClassPixels& of_class,

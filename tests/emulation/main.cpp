@@ -65,8 +65,8 @@ void run(const Rung& rung, const Case& made, bool at_end) {
   Storage input = storage(made.input, input_size(p), "input", rung.pass == Pass::kDgrad);
   Storage weight = storage(made.weight, weight_size(p), "weight", rung.pass == Pass::kWgrad);
   Storage output = storage(made.output, output_size(p), "output", rung.pass == Pass::kFprop);
-  Storage bias =
-      storage(made.bias, {1, static_cast<std::int64_t>(made.bias.size()), 1, 1}, "bias", false);
+  Storage bias = storage(made.bias, {1, static_cast<std::int64_t>(made.bias.size()), 1, 1}, "bias",
+                         rung.pass == Pass::kBgrad);
   const auto params = convext::cuda::make_params(p, input.strides, weight.strides, output.strides);
   std::string why;
   if (!rung.can(params, &why)) throw emu::Error("refused: " + why);
@@ -78,7 +78,10 @@ void run(const Rung& rung, const Case& made, bool at_end) {
   operands.output = output.buffer.data();
   operands.bias = made.with_bias ? bias.buffer.data() : nullptr;
   operands.workspace = workspace.data();
-  Storage& result = rung.pass == Pass::kFprop ? output : rung.pass == Pass::kDgrad ? input : weight;
+  Storage& result = rung.pass == Pass::kFprop   ? output
+                    : rung.pass == Pass::kDgrad ? input
+                    : rung.pass == Pass::kWgrad ? weight
+                                                : bias;
   operands.result = result.buffer.data();
   rung.run(params, operands, nullptr);
   result.buffer.verify();
