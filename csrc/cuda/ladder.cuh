@@ -409,8 +409,8 @@ std::vector<Rung> make_ladder() {
 void run_copy_layout(DType dtype, const std::int64_t (&size)[4], const void* from,
                      const Strides& from_strides, void* to, const Strides& to_strides,
                      void* stream) {
-  const auto [N, C, H, W] = size;
-  const auto pixels_of = [W = W](const Strides& s) {
+  const std::int64_t N = size[0], C = size[1], H = size[2], W = size[3];
+  const auto pixels_of = [=](const Strides& s) {
     return PixelStrides{s.n, s.c, W > 1 ? s.w : s.h};
   };
   const std::int64_t blocks = ceil_div(C, kLayoutTile) * ceil_div(H * W, kLayoutTile) * N;
