@@ -70,6 +70,9 @@ std::int64_t limit_of_environment() {
       digits + "'");
 }
 
+// A copy of the option, for every call to look at.
+std::atomic<bool> batch_invariant_now{false};
+
 struct Options {
   std::mutex mutex;
   std::string force;
@@ -133,7 +136,12 @@ PlanOptions current_options() {
 
 std::uint64_t options_version() { return options().version.load(std::memory_order_acquire); }
 
-bool set_batch_invariant(bool on) { return exchange_option(&Options::batch_invariant, on); }
+bool set_batch_invariant(bool on) {
+  batch_invariant_now.store(on, std::memory_order_release);
+  return exchange_option(&Options::batch_invariant, on);
+}
+
+bool is_batch_invariant() { return batch_invariant_now.load(std::memory_order_acquire); }
 
 std::string set_forced_plan(const std::string& spec) {
   validate_force(spec);

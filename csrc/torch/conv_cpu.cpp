@@ -206,16 +206,26 @@ Layout layout_of_tensor(const Tensor& tensor) {
                            : Layout::kStrided;
 }
 
+// Where a sample's result must not depend on its batch, neither may how the samples lie.
+Layout layout_of_input(const Tensor& input) {
+  if (!is_batch_invariant() || input.dim() != 4 || input.sizes()[0] == 0) {
+    return layout_of_tensor(input);
+  }
+  TensorView sample = view_at(nullptr, input, DType::kFloat32);
+  sample.size[0] = 1;
+  return layout_of(sample);
+}
+
 ConvProblem problem_of(const Tensor& input, const Tensor& weight, const Lists& lists, DType dtype) {
   return make_conv_problem({sizes_of(input), sizes_of(weight), lists.stride, lists.padding,
                             lists.dilation, lists.groups, lists.padding_mode, dtype,
-                            layout_of_tensor(input), layout_of_tensor(weight)});
+                            layout_of_input(input), layout_of_tensor(weight)});
 }
 
 ConvProblem problem_of(const Tensor& input, const Tensor& weight, const Geometry& geometry,
                        DType dtype) {
   return make_conv_problem(four_sizes(input), four_sizes(weight), geometry, dtype,
-                           layout_of_tensor(input), layout_of_tensor(weight));
+                           layout_of_input(input), layout_of_tensor(weight));
 }
 
 void check_cpu(const Tensor& tensor, const char* argument) {
