@@ -70,13 +70,10 @@ std::int64_t limit_of_environment() {
       digits + "'");
 }
 
-// A copy of the option, for every call to look at.
-std::atomic<bool> batch_invariant_now{false};
-
 struct Options {
   std::mutex mutex;
   std::string force;
-  bool batch_invariant = false;
+  std::atomic<bool> batch_invariant{false};  // every call looks at it
   std::int64_t workspace_limit;
   std::atomic<std::uint64_t> version{1};
 
@@ -137,11 +134,14 @@ PlanOptions current_options() {
 std::uint64_t options_version() { return options().version.load(std::memory_order_acquire); }
 
 bool set_batch_invariant(bool on) {
-  batch_invariant_now.store(on, std::memory_order_release);
-  return exchange_option(&Options::batch_invariant, on);
+  Options& all = options();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  const bool previous = all.batch_invariant.exchange(on);
+  all.version.fetch_add(1, std::memory_order_release);
+  return previous;
 }
 
-bool is_batch_invariant() { return batch_invariant_now.load(std::memory_order_acquire); }
+bool is_batch_invariant() { return options().batch_invariant.load(); }
 
 std::string set_forced_plan(const std::string& spec) {
   validate_force(spec);
