@@ -127,6 +127,7 @@ std::string to_string(const ConvPlan& plan);
 // at start, then setters, which return the previous value.
 PlanOptions current_options();
 bool set_batch_invariant(bool on);
+bool is_batch_invariant();                        // without a lock
 std::string set_forced_plan(const std::string&);  // validates names
 std::int64_t set_workspace_limit(std::int64_t bytes);
 // Grows whenever an option changes.

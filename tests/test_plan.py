@@ -206,3 +206,19 @@ def test_batch_invariant_takes_a_bool() -> None:
     with pytest.raises(TypeError, match="enabled must be True or False, but got 'off'"):
         convext.batch_invariant("off")  # type: ignore[arg-type]
     assert not convext.is_batch_invariant()
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_batch_invariance_does_not_look_at_how_samples_lie(
+    memory_format: torch.memory_format,
+) -> None:
+    """Expanded batches and every second image of one: the same kernel, the same bits as alone."""
+    alone = torch.randn(1, 12, 6, 7).to(memory_format=memory_format)
+    weight = torch.randn(9, 12, 3, 3)
+    others = torch.cat([alone, torch.randn(5, 12, 6, 7)]).to(memory_format=memory_format)
+    with convext.batch_invariant():
+        expected = convext.conv2d(alone, weight, padding=1)
+        kernel = convext.explain(alone, weight, padding=1).kernel
+        for batch in (alone.expand(3, -1, -1, -1), others[::2], others):
+            assert convext.explain(batch, weight, padding=1).kernel == kernel
+            assert torch.equal(convext.conv2d(batch, weight, padding=1)[:1], expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -426,3 +427,22 @@ def test_large_results_are_right() -> None:
         output = convext.conv2d(input, weight)
         assert output.nbytes > 4 << 20
         assert torch.equal(output, torch.full_like(output, 8.0))
+
+
+def test_batch_invariant_plans_count_batches_whose_images_lie_apart() -> None:
+    """Their layout is that of one image, but they are gathered before they are multiplied."""
+    images = torch.randn(8, 256, 20, 20).to(memory_format=torch.channels_last)[::2]
+    weight = torch.randn(64, 256, 1, 1)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with convext.batch_invariant(), convext.force_plan("fprop=pointwise"):
+            plan = convext.explain(images, weight)
+            convext.free_workspace()
+            convext.conv2d(images, weight)
+            held = convext.held_workspace()
+    finally:
+        torch.set_num_threads(threads)
+    each = re.search(r"and (\d+) of each thread", str(plan))
+    assert each
+    assert 0 < held <= plan.workspace_bytes + int(each[1])

@@ -13,8 +13,6 @@
 
 namespace convext {
 
-inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-
 // How the kernel finds the gradient.
 enum class OuterGrad {
   kPlanes,        // in the tensor, a channel's pixels adjacent

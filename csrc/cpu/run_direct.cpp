@@ -2,6 +2,7 @@
 // source rows that are packed with their padding in place (or lie so already).
 #include <vector>
 
+#include "../int_math.h"
 #include "data_pass.h"
 #include "isa_select.h"
 #include "row_cache.h"
@@ -135,8 +136,6 @@ class DirectPass : private DataPass {
   }
 
   static constexpr std::int64_t kRight = -1;  // a base that is not known yet
-  static std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-  static std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
   // One thread's state: its packed rows, the entries of its item's rows, and a row of results.
   class Worker {

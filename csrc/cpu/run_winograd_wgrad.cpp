@@ -82,8 +82,6 @@ class WinogradWgradPass {
  private:
   static constexpr std::int64_t kPlanePadding = 16;
 
-  static std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-
   // Planes of a point do not lie powers of two apart, nor long rows of one.
   static std::int64_t padded(std::int64_t row, std::int64_t by) {
     constexpr std::int64_t kLong = 64;

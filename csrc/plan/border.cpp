@@ -7,9 +7,6 @@
 namespace convext {
 namespace {
 
-std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-
 bool is_compute_type(DType dtype) { return dtype == DType::kFloat32 || dtype == DType::kFloat64; }
 
 bool leaves_border(const ConvPlan& plan) {

@@ -73,7 +73,7 @@ std::int64_t limit_of_environment() {
 struct Options {
   std::mutex mutex;
   std::string force;
-  bool batch_invariant = false;
+  std::atomic<bool> batch_invariant{false};  // every call looks at it
   std::int64_t workspace_limit;
   std::atomic<std::uint64_t> version{1};
 
@@ -133,7 +133,15 @@ PlanOptions current_options() {
 
 std::uint64_t options_version() { return options().version.load(std::memory_order_acquire); }
 
-bool set_batch_invariant(bool on) { return exchange_option(&Options::batch_invariant, on); }
+bool set_batch_invariant(bool on) {
+  Options& all = options();
+  const std::lock_guard<std::mutex> lock(all.mutex);
+  const bool previous = all.batch_invariant.exchange(on);
+  all.version.fetch_add(1, std::memory_order_release);
+  return previous;
+}
+
+bool is_batch_invariant() { return options().batch_invariant.load(); }
 
 std::string set_forced_plan(const std::string& spec) {
   validate_force(spec);

@@ -78,8 +78,9 @@ bool surely_planar(const WorkspaceShape& s) {
 bool surely_by_pixel(const WorkspaceShape& s) {
   return s.forward && s.p.input_layout == Layout::kChannelsLast;
 }
+// The layout does not always tell whether images follow each other (conv_cpu.cpp).
 bool pixels_in_place(const WorkspaceShape& s) {
-  return s.source_in_place() && s.p.P == s.p.H && s.p.Q == s.p.W;
+  return s.source_in_place() && s.p.N == 1 && s.p.P == s.p.H && s.p.Q == s.p.W;
 }
 
 // run_pointwise: weights in panels of lanes or of rows, or gathered pixels; and the bias.

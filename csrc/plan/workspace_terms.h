@@ -6,9 +6,6 @@
 
 namespace convext {
 
-inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
-inline std::int64_t most(std::int64_t a, std::int64_t b) { return a > b ? a : b; }
-
 // What most kernels want to know, seen from their pass.
 struct WorkspaceShape {
   const ConvProblem& p;

@@ -18,32 +18,12 @@ void advise_new(const Tensor& tensor) {
   }
 }
 
-// A new tensor of the type that has torch's number `type`. Straight from the allocator: the
-// dispatcher would cost more than the rest of a small convolution's preparations.
-Tensor allocate(const std::array<std::int64_t, 4>& size, std::int32_t type, bool channels_last) {
-  const auto [n, c, h, w] = size;
-  const auto at_least_1 = [](std::int64_t extent) { return extent > 1 ? extent : 1; };
-  std::int64_t stride[4] = {c * h * w, 1, c * w, c};
-  if (!channels_last) {
-    stride[3] = 1;
-    stride[2] = at_least_1(w);
-    stride[1] = stride[2] * at_least_1(h);
-    stride[0] = stride[1] * at_least_1(c);
-  }
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(4, size.data(), stride, type,
-                                                         aoti_torch_device_type_cpu(), 0, &handle));
-  const Tensor tensor(handle);
+Place cpu() { return {aoti_torch_device_type_cpu(), 0}; }
+
+Tensor allocate(const Size4& size, std::int32_t type, bool channels_last) {
+  const Tensor tensor = allocate(size, type, channels_last, cpu());
   advise_new(tensor);
   return tensor;
-}
-
-Tensor allocate_vector(std::int64_t size, std::int32_t type) {
-  constexpr std::int64_t kStride = 1;
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_empty_strided(1, &size, &kStride, type, aoti_torch_device_type_cpu(), 0, &handle));
-  return Tensor(handle);
 }
 
 // ---- running -----------------------------------------------------------------------------------
@@ -89,7 +69,7 @@ struct Cpu {
     return convext::allocate(size, type, channels_last);
   }
   static Tensor allocate_vector(const Tensor&, std::int64_t size, std::int32_t type) {
-    return convext::allocate_vector(size, type);
+    return convext::allocate_vector(size, type, cpu());
   }
   static void run(const ConvProblem& problem, Pass pass, const ConvTensors& tensors,
                   bool is_complex, const Tensor& result) {

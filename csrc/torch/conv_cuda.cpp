@@ -37,15 +37,14 @@ cuda::DeviceTraits traits_of(std::int32_t device) {
           attribute(cudaDevAttrMultiProcessorCount, device)};
 }
 
+Place place_of(const Tensor& tensor) {
+  return {aoti_torch_device_type_cuda(), device_index(tensor)};
+}
+
 // Bytes of the caching allocator: what is freed while kernels still run is reused after them.
 Tensor bytes_on(std::int32_t device, std::int64_t bytes) {
-  constexpr std::int64_t kStride = 1;
-  AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &bytes, &kStride,
-                                                         aoti_torch_dtype_uint8(),
-                                                         aoti_torch_device_type_cuda(), device,
-                                                         &handle));
-  return Tensor(handle);
+  return allocate_vector(bytes, aoti_torch_dtype_uint8(),
+                         {aoti_torch_device_type_cuda(), device});
 }
 
 // A tensor as a rung wants it: itself, or a copy with adjacent channels.
@@ -93,12 +92,11 @@ struct Cuda {
 
   static Tensor allocate(const Tensor& like, const Size4& size, std::int32_t type,
                          bool channels_last) {
-    return convext::allocate(size, type, channels_last, aoti_torch_device_type_cuda(),
-                             device_index(like));
+    return convext::allocate(size, type, channels_last, place_of(like));
   }
 
   static Tensor allocate_vector(const Tensor& like, std::int64_t size, std::int32_t type) {
-    return convext::allocate_vector(size, type, aoti_torch_device_type_cuda(), device_index(like));
+    return convext::allocate_vector(size, type, place_of(like));
   }
 
   static void run(const ConvProblem& problem, Pass pass, const ConvTensors& tensors,

@@ -115,6 +115,42 @@ inline std::int32_t type_number(const Tensor& tensor) {
   return number;
 }
 
+// ---- allocation --------------------------------------------------------------------------------
+// Straight from the allocator: the dispatcher would cost more than the rest of a small
+// convolution's preparations.
+
+// As torch numbers device types and devices.
+struct Place {
+  std::int32_t device_type, device;
+};
+
+// A new tensor of the type that has torch's number `type`, contiguous or channels_last.
+inline Tensor allocate(const Size4& size, std::int32_t type, bool channels_last, Place place) {
+  const auto [n, c, h, w] = size;
+  const auto at_least_1 = [](std::int64_t extent) { return extent > 1 ? extent : 1; };
+  std::int64_t stride[4] = {c * h * w, 1, c * w, c};
+  if (!channels_last) {
+    stride[3] = 1;
+    stride[2] = at_least_1(w);
+    stride[1] = stride[2] * at_least_1(h);
+    stride[0] = stride[1] * at_least_1(c);
+  }
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
+      4, size.data(), stride, type, place.device_type, place.device, &handle));
+  return Tensor(handle);
+}
+
+inline Tensor allocate_vector(std::int64_t size, std::int32_t type, Place place) {
+  constexpr std::int64_t kStride = 1;
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &size, &kStride, type,
+                                                         place.device_type, place.device, &handle));
+  return Tensor(handle);
+}
+
+// ---- the problem -------------------------------------------------------------------------------
+
 // An operator's arguments as they came.
 struct Lists {
   std::vector<std::int64_t> stride, padding, dilation;
@@ -128,17 +164,27 @@ inline Layout layout_of_tensor(const Tensor& tensor) {
                            : Layout::kStrided;
 }
 
+// Where a sample's result must not depend on its batch, neither may how the samples lie.
+inline Layout layout_of_input(const Tensor& input) {
+  if (!is_batch_invariant() || input.dim() != 4 || input.sizes()[0] == 0) {
+    return layout_of_tensor(input);
+  }
+  TensorView sample = view_at(nullptr, input, DType::kFloat32);
+  sample.size[0] = 1;
+  return layout_of(sample);
+}
+
 inline ConvProblem problem_of(const Tensor& input, const Tensor& weight, const Lists& lists,
                               DType dtype) {
   return make_conv_problem({sizes_of(input), sizes_of(weight), lists.stride, lists.padding,
                             lists.dilation, lists.groups, lists.padding_mode, dtype,
-                            layout_of_tensor(input), layout_of_tensor(weight)});
+                            layout_of_input(input), layout_of_tensor(weight)});
 }
 
 inline ConvProblem problem_of(const Tensor& input, const Tensor& weight, const Geometry& geometry,
                               DType dtype) {
   return make_conv_problem(four_sizes(input), four_sizes(weight), geometry, dtype,
-                           layout_of_tensor(input), layout_of_tensor(weight));
+                           layout_of_input(input), layout_of_tensor(weight));
 }
 
 // Whether nothing about the operands is unusual; what is, conv2d has words for.

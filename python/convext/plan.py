@@ -220,8 +220,9 @@ def explain(
         weight, stride, padding, dilation, groups
     )
     dtype = input.real.dtype if input.is_complex() else input.dtype
+    samples = input if input.dim() != 3 else input.unsqueeze(0)
     problem = _C.ConvProblem(
-        list(input.shape if input.dim() != 3 else (1, *input.shape)),
+        list(samples.shape),
         list(weight.shape),
         list(strides),
         list(pads),
@@ -229,7 +230,7 @@ def explain(
         groups,
         padding_mode,
         str(dtype).removeprefix("torch."),
-        layout_of(input if input.dim() != 3 else input.unsqueeze(0)),
+        layout_of(samples[:1] if is_batch_invariant() else samples),
         layout_of(weight),
     )
     return _C.plan(problem, PASSES[direction])
