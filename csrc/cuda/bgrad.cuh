@@ -21,20 +21,20 @@ inline constexpr int kBgradThreads = kBgradChannels * kBgradPhases;
 
 template <class T>
 __global__ void __launch_bounds__(kBgradThreads)
-    bgrad_channels(ConvParams v, int splits, const T* __restrict__ grad_output,
+    bgrad_channels(ConvParams v, std::int64_t share, const T* __restrict__ grad_output,
                    Compute<T>* __restrict__ sums) {
   SHARED_ARRAY(Compute<T>, part, [kBgradPhases][kBgradChannels]);
-  const int channel_blocks = static_cast<int>(ceil_div(v.K, kBgradChannels));
   const int lane = static_cast<int>(threadIdx.x) % kBgradChannels;
   const int phase = static_cast<int>(threadIdx.x) / kBgradChannels;
-  const int k = static_cast<int>(blockIdx.x % channel_blocks) * kBgradChannels + lane;
-  const std::int64_t split = blockIdx.x / channel_blocks;
+  unsigned rest = blockIdx.x;
+  const int k = take(&rest, block_count(v.K, kBgradChannels)) * kBgradChannels + lane;
+  const std::int64_t split = rest;
   const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
-  const std::int64_t end = pixels * (split + 1) / splits;
+  const std::int64_t end = (split + 1) * share < pixels ? (split + 1) * share : pixels;
   Compute<T> sum = 0;
   if (k < v.K) {
-    const std::int64_t first = pixels * split / splits + phase;
-    Pixel at = pixel_at(first, v.P, v.Q);
+    const std::int64_t first = split * share + phase;
+    Pixel at = pixel_at(first, v.by_P, v.by_Q);
     for (std::int64_t i = first; i < end; i += kBgradPhases) {
       sum += to_compute(grad_output[offset_of(v.output, at.n, k, at.p, at.q)]);
       advance(&at, kBgradPhases, v.P, v.Q);
@@ -49,17 +49,18 @@ __global__ void __launch_bounds__(kBgradThreads)
 
 template <class T>
 __global__ void __launch_bounds__(kBgradThreads)
-    bgrad_planes(ConvParams v, int splits, const T* __restrict__ grad_output,
+    bgrad_planes(ConvParams v, std::int64_t share, const T* __restrict__ grad_output,
                  Compute<T>* __restrict__ sums) {
   SHARED_ARRAY(Compute<T>, part, [kBgradThreads]);
-  const int k = static_cast<int>(blockIdx.x % v.K), thread = static_cast<int>(threadIdx.x);
-  const std::int64_t split = blockIdx.x / v.K;
+  unsigned rest = blockIdx.x;
+  const int k = take(&rest, v.K), thread = static_cast<int>(threadIdx.x);
+  const std::int64_t split = rest;
   const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
-  const std::int64_t end = pixels * (split + 1) / splits;
+  const std::int64_t end = (split + 1) * share < pixels ? (split + 1) * share : pixels;
   Compute<T> sum = 0;
-  const std::int64_t first = pixels * split / splits + thread;
+  const std::int64_t first = split * share + thread;
   for (std::int64_t i = first; i < end; i += kBgradThreads) {
-    const Pixel at = pixel_at(i, v.P, v.Q);
+    const Pixel at = pixel_at(i, v.by_P, v.by_Q);
     sum += to_compute(grad_output[offset_of(v.output, at.n, k, at.p, at.q)]);
   }
   part[thread] = sum;

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "../conv_problem.h"
+#include "divisor.h"
 
 namespace convext::cuda {
 
@@ -24,6 +25,10 @@ struct ConvParams {
   int channels, outputs;  // of a group: C / groups, K / groups
   PaddingMode padding_mode;
   Strides input, weight, output;
+  Divisor by_C, by_K, by_channels, by_R, by_S, by_P, by_Q;
+  // Rows and columns of the input in a class of the stride (index_math.cuh): ceil(extent / stride),
+  // and one fewer.
+  Divisor class_rows[2], class_columns[2];
 };
 
 }  // namespace convext::cuda

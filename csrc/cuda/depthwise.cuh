@@ -23,7 +23,8 @@ namespace convext::cuda {
 
 struct DepthwiseTile {
   static constexpr int kVectors = 32, kStrips = 4, kThreads = kVectors * kStrips;
-  static constexpr int kColumns = 4;
+  static constexpr int kColumns = 4;  // of a thread's strip
+  static constexpr int kTaps = 4;     // of a kernel's row, that wgrad's thread sums at once
 };
 
 // The taps of channels [k0, k0 + count) to shared memory, [tap][count]; zeros beyond the last.
@@ -39,23 +40,22 @@ CONVEXT_DEVICE void stage_taps(const ConvParams& v, const T* weight, int k0, int
 
 template <class T, int Vec>
 __global__ void __launch_bounds__(DepthwiseTile::kThreads)
-    fprop_depthwise(ConvParams v, const T* __restrict__ input, const T* __restrict__ weight,
+    fprop_depthwise(ConvParams v, Divisor by_strips, const T* __restrict__ input, const T* __restrict__ weight,
                     const T* __restrict__ bias, T* __restrict__ output) {
   using Tile = DepthwiseTile;
   constexpr int kChannels = Tile::kVectors * Vec;
   SHARED_DYNAMIC(shared);
   auto* taps = reinterpret_cast<Compute<T>*>(shared);
-  const std::int64_t channel_blocks = ceil_div(v.K, kChannels);
-  const int k0 = static_cast<int>(blockIdx.x % channel_blocks) * kChannels;
+  unsigned rest = blockIdx.x;
+  const int k0 = take(&rest, block_count(v.K, kChannels)) * kChannels;
   stage_taps(v, weight, k0, kChannels, taps);
   __syncthreads();  // the taps are there
 
   const int lane = static_cast<int>(threadIdx.x) % Tile::kVectors * Vec, k = k0 + lane;
-  const int strips = static_cast<int>(ceil_div(v.Q, Tile::kColumns));
   const std::int64_t strip =
-      blockIdx.x / channel_blocks * Tile::kStrips + threadIdx.x / Tile::kVectors;
-  if (k >= v.K || strip >= static_cast<std::int64_t>(v.N) * v.P * strips) return;
-  const Pixel at = pixel_at(strip, v.P, strips);
+      static_cast<std::int64_t>(rest) * Tile::kStrips + threadIdx.x / Tile::kVectors;
+  if (k >= v.K || strip >= static_cast<std::int64_t>(v.N) * v.P * by_strips.d) return;
+  const Pixel at = pixel_at(strip, v.by_P, by_strips);
   const int q0 = at.q * Tile::kColumns;
   const T* image = input + at.n * v.input.n + k / v.outputs;
 
@@ -94,24 +94,23 @@ __global__ void __launch_bounds__(DepthwiseTile::kThreads)
 
 template <class T, int Vec>
 __global__ void __launch_bounds__(DepthwiseTile::kThreads)
-    dgrad_depthwise(ConvParams v, const T* __restrict__ grad_output, const T* __restrict__ weight,
+    dgrad_depthwise(ConvParams v, Divisor by_H, Divisor by_strips, const T* __restrict__ grad_output, const T* __restrict__ weight,
                     T* __restrict__ grad_input) {
   using Tile = DepthwiseTile;
   constexpr int kChannels = Tile::kVectors * Vec;
   SHARED_DYNAMIC(shared);
   auto* taps = reinterpret_cast<Compute<T>*>(shared);
-  const std::int64_t channel_blocks = ceil_div(v.C, kChannels);
-  const int c0 = static_cast<int>(blockIdx.x % channel_blocks) * kChannels;
+  unsigned rest = blockIdx.x;
+  const int c0 = take(&rest, block_count(v.C, kChannels)) * kChannels;
   const int multiplier = v.outputs;
   stage_taps(v, weight, c0 * multiplier, kChannels * multiplier, taps);
   __syncthreads();  // the taps are there
 
   const int lane = static_cast<int>(threadIdx.x) % Tile::kVectors * Vec, c = c0 + lane;
-  const int strips = static_cast<int>(ceil_div(v.W, Tile::kColumns));
   const std::int64_t strip =
-      blockIdx.x / channel_blocks * Tile::kStrips + threadIdx.x / Tile::kVectors;
-  if (c >= v.C || strip >= static_cast<std::int64_t>(v.N) * v.H * strips) return;
-  const Pixel at = pixel_at(strip, v.H, strips);  // of the input: p is h, q the strip
+      static_cast<std::int64_t>(rest) * Tile::kStrips + threadIdx.x / Tile::kVectors;
+  if (c >= v.C || strip >= static_cast<std::int64_t>(v.N) * v.H * by_strips.d) return;
+  const Pixel at = pixel_at(strip, by_H, by_strips);  // of the input: p is h, q the strip
   const int w0 = at.q * Tile::kColumns;
   const T* image = grad_output + at.n * v.output.n;
 
@@ -150,29 +149,26 @@ __global__ void __launch_bounds__(DepthwiseTile::kThreads)
 // Sums lie as [split][k][tap]. Columns of the kernel are taken kTaps at a time.
 template <class T, int Vec>
 __global__ void __launch_bounds__(DepthwiseTile::kThreads)
-    wgrad_depthwise(ConvParams v, int splits, const T* __restrict__ grad_output,
+    wgrad_depthwise(ConvParams v, std::int64_t share, const T* __restrict__ grad_output,
                     const T* __restrict__ input, Compute<T>* __restrict__ sums) {
   using Tile = DepthwiseTile;
-  constexpr int kChannels = Tile::kVectors * Vec, kTaps = 4;
+  constexpr int kChannels = Tile::kVectors * Vec, kTaps = Tile::kTaps;
   SHARED_ARRAY(Compute<T>, part, [Tile::kStrips][kTaps][kChannels]);
-  const std::int64_t channel_blocks = ceil_div(v.K, kChannels);
-  std::int64_t rest = blockIdx.x;
-  const int k0 = static_cast<int>(rest % channel_blocks) * kChannels;
-  rest /= channel_blocks;
-  const int tap_blocks = static_cast<int>(ceil_div(v.S, kTaps));
-  const int s0 = static_cast<int>(rest % tap_blocks) * kTaps;
-  rest /= tap_blocks;
-  const int r = static_cast<int>(rest % v.R);
-  const std::int64_t split = rest / v.R;
+  unsigned rest = blockIdx.x;
+  const int k0 = take(&rest, block_count(v.K, kChannels)) * kChannels;
+  const int s0 = take(&rest, block_count(v.S, kTaps)) * kTaps;
+  const int r = take(&rest, v.R);
+  const std::int64_t split = rest;
   const int lane = static_cast<int>(threadIdx.x) % Tile::kVectors * Vec, k = k0 + lane;
   const int warp = static_cast<int>(threadIdx.x) / Tile::kVectors;
   const std::int64_t rows = static_cast<std::int64_t>(v.N) * v.P;
-  const std::int64_t end = rows * (split + 1) / splits;
+  const std::int64_t end = (split + 1) * share < rows ? (split + 1) * share : rows;
 
   Compute<T> sum[kTaps][Vec] = {};
   if (k < v.K) {
-    for (std::int64_t row = rows * split / splits + warp; row < end; row += Tile::kStrips) {
-      const int n = static_cast<int>(row / v.P), p = static_cast<int>(row % v.P);
+    for (std::int64_t row = split * share + warp; row < end; row += Tile::kStrips) {
+      std::int64_t image = row;
+      const int p = v.by_P.divide(&image), n = static_cast<int>(image);
       const int h = source_index(v.padding_mode,
                                  virtual_index(p, r, v.stride_h, v.pad_top, v.dilation_h), v.H);
       if (h < 0) continue;

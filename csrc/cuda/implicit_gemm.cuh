@@ -25,11 +25,10 @@ template <class T, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     fprop_gemm(ConvParams v, const T* __restrict__ input, const T* __restrict__ weight,
                const T* __restrict__ bias, T* __restrict__ output) {
-  const std::int64_t lane_blocks = ceil_div(v.outputs, Tile::kN);
-  const int lane0 = static_cast<int>(blockIdx.x % lane_blocks) * Tile::kN;
-  const std::int64_t rest = blockIdx.x / lane_blocks;
-  const int group = static_cast<int>(rest % v.groups);
-  const std::int64_t pixel0 = rest / v.groups * Tile::kM;
+  unsigned rest = blockIdx.x;
+  const int lane0 = take(&rest, block_count(v.outputs, Tile::kN)) * Tile::kN;
+  const int group = take(&rest, v.groups);
+  const std::int64_t pixel0 = static_cast<std::int64_t>(rest) * Tile::kM;
 
   typename Tile::Sums sums;
   FpropOperands<T, Tile> operands(v, input, weight, group, pixel0, lane0);
@@ -42,7 +41,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       [&](int row) -> T* {
         const std::int64_t index = pixel0 + row;
         if (index >= pixels) return nullptr;
-        const Pixel at = pixel_at(index, v.P, v.Q);
+        const Pixel at = pixel_at(index, v.by_P, v.by_Q);
         return output + offset_of(v.output, at.n, group * v.outputs, at.p, at.q);
       },
       [&](T* row, int lane, auto values) {
@@ -60,24 +59,22 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 
 // CTAs of a class: those of class (0, 0), which has the most pixels; some have nothing to do.
 CONVEXT_HOST_DEVICE std::int64_t dgrad_pixel_blocks(const ConvParams& v, int rows) {
-  return ceil_div(v.N * ceil_div(v.H, v.stride_h) * ceil_div(v.W, v.stride_w), rows);
+  return ceil_div(static_cast<std::int64_t>(v.N) * v.class_rows[0].d * v.class_columns[0].d, rows);
 }
 
 template <class T, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     dgrad_gemm(ConvParams v, const T* __restrict__ grad_output, const T* __restrict__ weight,
                T* __restrict__ grad_input) {
-  const std::int64_t lane_blocks = ceil_div(v.channels, Tile::kN);
-  const int lane0 = static_cast<int>(blockIdx.x % lane_blocks) * Tile::kN;
-  std::int64_t rest = blockIdx.x / lane_blocks;
-  const int group = static_cast<int>(rest % v.groups);
-  rest /= v.groups;
-  const std::int64_t pixel_blocks = dgrad_pixel_blocks(v, Tile::kM);
-  const std::int64_t pixel0 = rest % pixel_blocks * Tile::kM;
-  const int residue = static_cast<int>(rest / pixel_blocks);  // of both axes
+  unsigned rest = blockIdx.x;
+  const int lane0 = take(&rest, block_count(v.channels, Tile::kN)) * Tile::kN;
+  const int group = take(&rest, v.groups);
+  const auto pixel_blocks = static_cast<int>(dgrad_pixel_blocks(v, Tile::kM));
+  const std::int64_t pixel0 = static_cast<std::int64_t>(take(&rest, pixel_blocks)) * Tile::kM;
+  const int residue_w = take(&rest, v.stride_w), residue_h = static_cast<int>(rest);
   const ClassPixels pixels{
-      axis_class(residue / v.stride_w, v.H, v.R, v.stride_h, v.pad_top, v.dilation_h),
-      axis_class(residue % v.stride_w, v.W, v.S, v.stride_w, v.pad_left, v.dilation_w)};
+      axis_class(residue_h, v.H, v.R, v.stride_h, v.pad_top, v.dilation_h),
+      axis_class(residue_w, v.W, v.S, v.stride_w, v.pad_left, v.dilation_w)};
   if (pixel0 >= v.N * pixels.in_image()) return;
 
   typename Tile::Sums sums;
@@ -90,7 +87,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       [&](int row) -> T* {
         const std::int64_t index = pixel0 + row;
         if (index >= v.N * pixels.in_image()) return nullptr;
-        const Pixel at = pixel_at(index, pixels.rows.count, pixels.columns.count);
+        const Pixel at = pixels.at(v, index);
         return grad_input + offset_of(v.input, at.n, group * v.channels,
                                       pixels.rows.residue + at.p * v.stride_h,
                                       pixels.columns.residue + at.q * v.stride_w);
@@ -104,23 +101,17 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 // Sums lie as [split][k][tap][c].
 template <class T, class Tile>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
-    wgrad_gemm(ConvParams v, int splits, const T* __restrict__ grad_output,
+    wgrad_gemm(ConvParams v, std::int64_t share, const T* __restrict__ grad_output,
                const T* __restrict__ input, Compute<T>* __restrict__ sums_of_splits) {
-  const std::int64_t lane_blocks = ceil_div(v.channels, Tile::kN);
-  const std::int64_t row_blocks = ceil_div(v.outputs, Tile::kM);
   const int taps = v.R * v.S;
-  std::int64_t rest = blockIdx.x;
-  const int lane0 = static_cast<int>(rest % lane_blocks) * Tile::kN;
-  rest /= lane_blocks;
-  const int tap = static_cast<int>(rest % taps);
-  rest /= taps;
-  const int row0 = static_cast<int>(rest % row_blocks) * Tile::kM;
-  rest /= row_blocks;
-  const int group = static_cast<int>(rest % v.groups);
-  const std::int64_t split = rest / v.groups;
-  const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
-  const std::int64_t pixel0 = pixels * split / splits;
-  const std::int64_t count = pixels * (split + 1) / splits - pixel0;
+  unsigned rest = blockIdx.x;
+  const int lane0 = take(&rest, block_count(v.channels, Tile::kN)) * Tile::kN;
+  const int tap = take(&rest, taps);
+  const int row0 = take(&rest, block_count(v.outputs, Tile::kM)) * Tile::kM;
+  const int group = take(&rest, v.groups);
+  const std::int64_t split = rest, pixel0 = split * share;
+  const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q - pixel0;
+  const std::int64_t count = pixels < share ? pixels : share;
 
   typename Tile::Sums sums;
   WgradOperands<T, Tile> operands(v, grad_output, input, group, tap, row0, lane0, pixel0, count);
@@ -145,15 +136,13 @@ template <class T>
 __global__ void __launch_bounds__(256)
     sum_splits(ConvParams v, int splits, const Compute<T>* __restrict__ sums,
                T* __restrict__ grad_weight) {
-  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   const std::int64_t elements = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
   if (index >= elements) return;
   Compute<T> total = sums[index];
   for (int split = 1; split < splits; ++split) total += sums[split * elements + index];
-  const int c = static_cast<int>(index % v.channels);
-  const int s = static_cast<int>(index / v.channels % v.S);
-  const int r = static_cast<int>(index / v.channels / v.S % v.R);
-  const int k = static_cast<int>(index / v.channels / v.S / v.R);
+  const int c = v.by_channels.divide(&index), s = v.by_S.divide(&index), r = v.by_R.divide(&index);
+  const int k = static_cast<int>(index);
   grad_weight[offset_of(v.weight, k, c, r, s)] = to_storage<T>(total);
 }
 

@@ -104,9 +104,9 @@ struct Pixel {
   int n, p, q;
 };
 
-CONVEXT_HOST_DEVICE Pixel pixel_at(std::int64_t index, int P, int Q) {
-  const std::int64_t row = index / Q;
-  return {static_cast<int>(row / P), static_cast<int>(row % P), static_cast<int>(index % Q)};
+CONVEXT_HOST_DEVICE Pixel pixel_at(std::int64_t index, const Divisor& by_P, const Divisor& by_Q) {
+  const int q = by_Q.divide(&index), p = by_P.divide(&index);
+  return {static_cast<int>(index), p, q};
 }
 
 // The pixel `by` places on; cheaper than pixel_at where `by` is not many rows.
@@ -125,8 +125,22 @@ CONVEXT_HOST_DEVICE std::int64_t offset_of(const Strides& s, int n, int c, int h
   return n * s.n + c * s.c + h * s.h + w * s.w;
 }
 
+// Of a: on the device b is a constant.
 CONVEXT_HOST_DEVICE std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
+
+// ---- what a CTA works on --------------------------------------------------------------------------
+
+// Its place among `count` along the fastest of the dimensions that a grid's one dimension holds;
+// `rest` becomes its place in the others.
+CONVEXT_HOST_DEVICE int take(unsigned* rest, int count) {
+  const unsigned place = *rest % static_cast<unsigned>(count);
+  *rest /= static_cast<unsigned>(count);
+  return static_cast<int>(place);
+}
+
+// Blocks of `size`, a constant, that cover a positive extent.
+CONVEXT_HOST_DEVICE int block_count(int extent, int size) { return (extent - 1) / size + 1; }
 
 }  // namespace convext::cuda

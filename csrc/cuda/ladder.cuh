@@ -61,31 +61,45 @@ void run_fprop_naive(const ConvParams& v, const Operands& o, void* stream) {
 }
 
 template <class T>
-void start_dgrad_naive(const ConvParams& v, const Frame& frame, const Operands& o, void* stream) {
-  const std::int64_t inputs = v.N * frame.pixels(v.H, v.W) * v.C;
+void start_dgrad_naive(const ConvParams& v, const Part& part, const Operands& o, void* stream) {
+  const std::int64_t inputs = static_cast<std::int64_t>(v.N) * part.rows.by_count.d *
+                              part.columns.by_count.d * v.C;
   launch(&dgrad_naive<T>, grid_of(ceil_div(inputs, kNaiveThreads)), kNaiveThreads, 0,
-         static_cast<cudaStream_t>(stream), v, frame, static_cast<const T*>(o.output),
+         static_cast<cudaStream_t>(stream), v, part, static_cast<const T*>(o.output),
          static_cast<const T*>(o.weight), static_cast<T*>(o.result));
 }
 
+Lines all_lines(int extent) { return {0, extent, 0, Divisor(extent)}; }
+
 template <class T>
 void run_dgrad_naive(const ConvParams& v, const Operands& o, void* stream) {
-  start_dgrad_naive<T>(v, Frame{v.H, 0, 0, 0}, o, stream);
+  start_dgrad_naive<T>(v, {all_lines(v.H), all_lines(v.W)}, o, stream);
 }
 
-// The border again where padding copies it: the kernels above know zeros alone in this pass.
+// The border again where padding copies it: the kernels above know zeros alone in this pass. First
+// the rows along the top and the bottom, then what is left of the columns along the sides.
 template <class T>
 void run_dgrad_border(const ConvParams& v, const Operands& o, void* stream) {
   if (v.padding_mode == PaddingMode::kZeros) return;
+  // A reflection reaches one further than the padding is thick.
   const auto thickness = [](int before, int after, int extent) {
     const int most = before > after ? before : after;
     return most == 0 ? 0 : most + 1 < extent ? most + 1 : extent;
   };
-  const int rows = thickness(v.pad_top, v.pad_bottom, v.H);
-  const int columns = thickness(v.pad_left, v.pad_right, v.W);
-  const Frame frame{rows, rows < v.H - rows ? rows : v.H - rows, columns,
-                    columns < v.W - columns ? columns : v.W - columns};
-  if (frame.pixels(v.H, v.W) > 0) start_dgrad_naive<T>(v, frame, o, stream);
+  const int top = thickness(v.pad_top, v.pad_bottom, v.H);
+  const int bottom = top < v.H - top ? top : v.H - top;
+  const int left = thickness(v.pad_left, v.pad_right, v.W);
+  const int right = left < v.W - left ? left : v.W - left;
+  const auto ends = [](int first, int last, int extent) {
+    return Lines{0, first, extent - first - last, Divisor(first + last)};
+  };
+  if (top > 0) {
+    start_dgrad_naive<T>(v, {ends(top, bottom, v.H), all_lines(v.W)}, o, stream);
+  }
+  const int middle = v.H - top - bottom;
+  if (left > 0 && middle > 0) {
+    start_dgrad_naive<T>(v, {{top, middle, 0, Divisor(middle)}, ends(left, right, v.W)}, o, stream);
+  }
 }
 
 template <class T>
@@ -165,24 +179,25 @@ struct Gemm {
     return ceil_div(v.channels, Any::kN) * v.R * v.S * ceil_div(v.outputs, Any::kM) * v.groups;
   }
   static std::int64_t wgrad_workspace(const ConvParams& v) {
-    return wgrad_splits(v, wgrad_tiles(v)) * v.K * v.R * v.S * v.channels *
-           static_cast<std::int64_t>(sizeof(Compute<T>));
+    return static_cast<std::int64_t>(sizeof(Compute<T>)) *
+           split_pixels(v, wgrad_tiles(v)).count * v.K * v.R * v.S * v.channels;
   }
   template <class Chosen>
-  static void start_wgrad(const ConvParams& v, int splits, const Operands& o, void* stream) {
-    launch_tile<Chosen>(&wgrad_gemm<T, Chosen>, wgrad_tiles(v) * splits, stream, v, splits,
+  static void start_wgrad(const ConvParams& v, const Shares& splits, const Operands& o,
+                          void* stream) {
+    launch_tile<Chosen>(&wgrad_gemm<T, Chosen>, wgrad_tiles(v) * splits.count, stream, v, splits.size,
                         static_cast<const T*>(o.output), static_cast<const T*>(o.input),
                         static_cast<Compute<T>*>(o.workspace));
   }
   static void run_wgrad(const ConvParams& v, const Operands& o, void* stream) {
     const bool aligned = is_aligned(v.output, v.outputs, o.output, Any::kVector, sizeof(T)) &&
                          is_aligned(v.input, v.channels, o.input, Any::kVector, sizeof(T));
-    const int splits = static_cast<int>(wgrad_splits(v, wgrad_tiles(v)));
+    const Shares splits = split_pixels(v, wgrad_tiles(v));
     aligned ? start_wgrad<Tile<false>>(v, splits, o, stream)
             : start_wgrad<Tile<true>>(v, splits, o, stream);
     const std::int64_t weights = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
     launch(&sum_splits<T>, grid_of(ceil_div(weights, 256)), 256, 0,
-           static_cast<cudaStream_t>(stream), v, splits,
+           static_cast<cudaStream_t>(stream), v, splits.count,
            static_cast<const Compute<T>*>(o.workspace), static_cast<T*>(o.result));
   }
 };
@@ -235,8 +250,9 @@ struct Depthwise {
           static_cast<std::int64_t>(v.N) * v.P * ceil_div(v.Q, Tile::kColumns);
       start(&fprop_depthwise<T, vector()>, tap_bytes<T>(v, vector()),
             ceil_div(v.K, Tile::kVectors * vector()) * ceil_div(strips, Tile::kStrips), stream, v,
-            static_cast<const T*>(o.input), static_cast<const T*>(o.weight),
-            static_cast<const T*>(o.bias), static_cast<T*>(o.result));
+            Divisor(block_count(v.Q, Tile::kColumns)), static_cast<const T*>(o.input),
+            static_cast<const T*>(o.weight), static_cast<const T*>(o.bias),
+            static_cast<T*>(o.result));
     });
   }
 
@@ -249,32 +265,35 @@ struct Depthwise {
           static_cast<std::int64_t>(v.N) * v.H * ceil_div(v.W, Tile::kColumns);
       start(&dgrad_depthwise<T, vector()>, tap_bytes<T>(v, vector()) * v.outputs,
             ceil_div(v.C, Tile::kVectors * vector()) * ceil_div(strips, Tile::kStrips), stream, v,
+            Divisor(v.H), Divisor(block_count(v.W, Tile::kColumns)),
             static_cast<const T*>(o.output), static_cast<const T*>(o.weight),
             static_cast<T*>(o.result));
     });
     run_dgrad_border<T>(v, o, stream);
   }
 
-  // By shape alone, as if vectors were wide.
-  static std::int64_t splits(const ConvParams& v) {
-    constexpr std::int64_t kTaps = 4;
-    return wgrad_splits(v, ceil_div(v.K, Tile::kVectors * kWide) * v.R * ceil_div(v.S, kTaps));
+  // Of the output's rows: by shape alone, as if vectors were wide.
+  static Shares splits(const ConvParams& v) {
+    const std::int64_t tiles =
+        ceil_div(v.K, Tile::kVectors * kWide) * v.R * ceil_div(v.S, Tile::kTaps);
+    return cut(static_cast<std::int64_t>(v.N) * v.P, split_pixels(v, tiles).count);
   }
   static std::int64_t wgrad_workspace(const ConvParams& v) {
-    return splits(v) * v.K * v.R * v.S * static_cast<std::int64_t>(sizeof(Compute<T>));
+    return static_cast<std::int64_t>(sizeof(Compute<T>)) * splits(v).count * v.K * v.R * v.S;
   }
   static void run_wgrad(const ConvParams& v, const Operands& o, void* stream) {
     const bool wide = v.outputs == 1 && is_aligned(v.output, v.K, o.output, kWide, sizeof(T)) &&
                       is_aligned(v.input, v.C, o.input, kWide, sizeof(T));
-    const int count = static_cast<int>(splits(v));
+    const Shares rows = splits(v);
     with_vector(wide, [&](auto vector) {
       start(&wgrad_depthwise<T, vector()>, 0,
-            ceil_div(v.K, Tile::kVectors * vector()) * v.R * ceil_div(v.S, 4) * count, stream, v,
-            count, static_cast<const T*>(o.output), static_cast<const T*>(o.input),
+            ceil_div(v.K, Tile::kVectors * vector()) * v.R * ceil_div(v.S, Tile::kTaps) *
+                rows.count,
+            stream, v, rows.size, static_cast<const T*>(o.output), static_cast<const T*>(o.input),
             static_cast<Compute<T>*>(o.workspace));
     });
     launch(&sum_splits<T>, grid_of(ceil_div(static_cast<std::int64_t>(v.K) * v.R * v.S, 256)), 256,
-           0, static_cast<cudaStream_t>(stream), v, count,
+           0, static_cast<cudaStream_t>(stream), v, rows.count,
            static_cast<const Compute<T>*>(o.workspace), static_cast<T*>(o.result));
   }
 
@@ -290,23 +309,27 @@ struct Depthwise {
 
 // ---- the bias -----------------------------------------------------------------------------------
 
+Shares bgrad_splits(const ConvParams& v) {
+  return split_pixels(v, ceil_div(v.K, kBgradChannels));
+}
+
 template <class T>
 std::int64_t bgrad_workspace(const ConvParams& v) {
-  return wgrad_splits(v, ceil_div(v.K, kBgradChannels)) * v.K *
-         static_cast<std::int64_t>(sizeof(Compute<T>));
+  return static_cast<std::int64_t>(sizeof(Compute<T>)) * bgrad_splits(v).count * v.K;
 }
 
 template <class T>
 void run_bgrad(const ConvParams& v, const Operands& o, void* stream) {
-  const int splits = static_cast<int>(wgrad_splits(v, ceil_div(v.K, kBgradChannels)));
+  const Shares splits = bgrad_splits(v);
   const bool planes = v.output.w == 1 && v.output.c != 1;
-  const std::int64_t blocks = splits * (planes ? v.K : ceil_div(v.K, kBgradChannels));
+  const std::int64_t blocks = splits.count * (planes ? v.K : ceil_div(v.K, kBgradChannels));
   const auto on = static_cast<cudaStream_t>(stream);
   auto* sums = static_cast<Compute<T>*>(o.workspace);
   launch(planes ? &bgrad_planes<T> : &bgrad_channels<T>, grid_of(blocks), kBgradThreads, 0, on, v,
-         splits, static_cast<const T*>(o.output), sums);
+         splits.size, static_cast<const T*>(o.output), sums);
   launch(&sum_chunks<T>, grid_of(ceil_div(v.K, 256)), 256, 0, on, static_cast<std::int64_t>(v.K),
-         splits, static_cast<const Compute<T>*>(sums), std::int64_t{1}, static_cast<T*>(o.result));
+         splits.count, static_cast<const Compute<T>*>(sums), std::int64_t{1},
+         static_cast<T*>(o.result));
 }
 
 template <bool Ragged>

@@ -53,7 +53,16 @@ ConvParams make_params(const ConvProblem& problem, const std::int64_t (&input_st
                        const std::int64_t (&weight_strides)[4],
                        const std::int64_t (&output_strides)[4]);
 
-// Chunks of pixels that wgrad sums apart, so that a device has enough to do: by shape alone.
-std::int64_t wgrad_splits(const ConvParams& v, std::int64_t tiles);
+// `count` shares of `size` each, but for the last, which may be smaller.
+struct Shares {
+  int count;
+  std::int64_t size;
+};
+
+// About `parts` of them, none empty; `whole` and `parts` are positive.
+Shares cut(std::int64_t whole, std::int64_t parts);
+
+// Of an output's pixels, which wgrad sums apart so that a device has enough to do: by shape alone.
+Shares split_pixels(const ConvParams& v, std::int64_t tiles);
 
 }  // namespace convext::cuda

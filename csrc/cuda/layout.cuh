@@ -24,11 +24,11 @@ __global__ void __launch_bounds__(kLayoutTile* kLayoutRows)
     copy_layout(int channels, std::int64_t pixels, const T* __restrict__ from, PixelStrides f,
                 T* __restrict__ to, PixelStrides t) {
   SHARED_ARRAY(T, tile, [kLayoutTile][kLayoutTile + 1]);  // [channel][pixel]
-  const std::int64_t channel_tiles = ceil_div(channels, kLayoutTile);
-  const std::int64_t pixel_tiles = ceil_div(pixels, kLayoutTile);
-  const int c0 = static_cast<int>(blockIdx.x % channel_tiles) * kLayoutTile;
-  const std::int64_t rest = blockIdx.x / channel_tiles;
-  const std::int64_t pixel0 = rest % pixel_tiles * kLayoutTile, n = rest / pixel_tiles;
+  unsigned rest = blockIdx.x;
+  const int c0 = take(&rest, block_count(channels, kLayoutTile)) * kLayoutTile;
+  const auto pixel_tiles = static_cast<int>(ceil_div(pixels, kLayoutTile));
+  const std::int64_t pixel0 = static_cast<std::int64_t>(take(&rest, pixel_tiles)) * kLayoutTile;
+  const std::int64_t n = rest;
   const int lane = static_cast<int>(threadIdx.x) % kLayoutTile;
   const int first = static_cast<int>(threadIdx.x) / kLayoutTile;
   // Neighbouring threads take what is adjacent.

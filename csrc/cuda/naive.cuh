@@ -29,10 +29,10 @@ template <class T>
 __global__ void __launch_bounds__(kNaiveThreads)
     fprop_naive(ConvParams v, const T* __restrict__ input, const T* __restrict__ weight,
                 const T* __restrict__ bias, T* __restrict__ output) {
-  const std::int64_t index = thread_index();
+  std::int64_t index = thread_index();
   if (index >= static_cast<std::int64_t>(v.N) * v.P * v.Q * v.K) return;
-  const int k = static_cast<int>(index % v.K), channel0 = k / v.outputs * v.channels;
-  const Pixel at = pixel_at(index / v.K, v.P, v.Q);
+  const int k = v.by_K.divide(&index), channel0 = k / v.outputs * v.channels;
+  const Pixel at = pixel_at(index, v.by_P, v.by_Q);
   Compute<T> sum = 0;
   for (int r = 0; r < v.R; ++r) {
     const int h = source_index(v.padding_mode,
@@ -53,39 +53,32 @@ __global__ void __launch_bounds__(kNaiveThreads)
   output[offset_of(v.output, at.n, k, at.p, at.q)] = to_storage<T>(sum);
 }
 
-// Which pixels of the input dgrad_naive is for: all, or a frame of rows and columns along the
-// border, which is what copies in the padding reach.
-struct Frame {
-  int top, bottom, left, right;  // rows and columns of it; all pixels where top is H
+// Rows or columns of the input, without those of a gap in their midst.
+struct Lines {
+  int first, gap_at, gap;  // the first; how many come before the gap; how many it leaves out
+  Divisor by_count;        // how many there are
 
-  CONVEXT_HOST_DEVICE std::int64_t pixels(int H, int W) const {
-    const std::int64_t sides = static_cast<std::int64_t>(H - top - bottom) * (left + right);
-    return static_cast<std::int64_t>(top + bottom) * W + sides;
-  }
-  CONVEXT_HOST_DEVICE void locate(std::int64_t index, int W, int H, int* h, int* w) const {
-    const std::int64_t whole = static_cast<std::int64_t>(top + bottom) * W;
-    if (index < whole) {
-      const int row = static_cast<int>(index / W);
-      *h = row < top ? row : H - bottom + row - top;
-      *w = static_cast<int>(index % W);
-      return;
-    }
-    const int column = static_cast<int>((index - whole) % (left + right));
-    *h = top + static_cast<int>((index - whole) / (left + right));
-    *w = column < left ? column : W - right + column - left;
-  }
+  CONVEXT_HOST_DEVICE int at(int i) const { return first + i + (i < gap_at ? 0 : gap); }
+};
+
+// Which pixels of the input dgrad_naive is for: all, or parts of the frame along the border, which is
+// what copies in the padding reach.
+struct Part {
+  Lines rows, columns;
 };
 
 template <class T>
 __global__ void __launch_bounds__(kNaiveThreads)
-    dgrad_naive(ConvParams v, Frame frame, const T* __restrict__ grad_output,
+    dgrad_naive(ConvParams v, Part part, const T* __restrict__ grad_output,
                 const T* __restrict__ weight, T* __restrict__ grad_input) {
-  const std::int64_t index = thread_index(), pixels = frame.pixels(v.H, v.W);
+  std::int64_t index = thread_index();
+  const std::int64_t pixels =
+      static_cast<std::int64_t>(part.rows.by_count.d) * part.columns.by_count.d;
   if (index >= v.N * pixels * v.C) return;
-  const int c = static_cast<int>(index % v.C), n = static_cast<int>(index / v.C / pixels);
-  const int output0 = c / v.channels * v.outputs, channel = c % v.channels;
-  int h, w;
-  frame.locate(index / v.C % pixels, v.W, v.H, &h, &w);
+  const int c = v.by_C.divide(&index), output0 = c / v.channels * v.outputs;
+  const int channel = c % v.channels;
+  const Pixel at = pixel_at(index, part.rows.by_count, part.columns.by_count);
+  const int n = at.n, h = part.rows.at(at.p), w = part.columns.at(at.q);
   const int rows = virtual_count(v.padding_mode, h, v.H, v.pad_top, v.pad_bottom);
   const int columns = virtual_count(v.padding_mode, w, v.W, v.pad_left, v.pad_right);
   Compute<T> sum = 0;
@@ -115,12 +108,10 @@ template <class T>
 __global__ void __launch_bounds__(kNaiveThreads)
     wgrad_naive(ConvParams v, const T* __restrict__ grad_output, const T* __restrict__ input,
                 T* __restrict__ grad_weight) {
-  const std::int64_t index = thread_index();
-  const std::int64_t row_elements = static_cast<std::int64_t>(v.R) * v.S * v.channels;
-  if (index >= v.K * row_elements) return;
-  const int c = static_cast<int>(index % v.channels), k = static_cast<int>(index / row_elements);
-  const int s = static_cast<int>(index / v.channels % v.S);
-  const int r = static_cast<int>(index / v.channels / v.S % v.R);
+  std::int64_t index = thread_index();
+  if (index >= static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels) return;
+  const int c = v.by_channels.divide(&index), s = v.by_S.divide(&index), r = v.by_R.divide(&index);
+  const int k = static_cast<int>(index);
   const int channel = k / v.outputs * v.channels + c;
   Compute<T> sum = 0;
   for (int n = 0; n < v.N; ++n) {

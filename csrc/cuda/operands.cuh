@@ -51,7 +51,7 @@ struct FpropOperands {
       const std::int64_t index = pixel0 + A::at(i);
       image[i] = nullptr;
       if (index >= pixels) continue;
-      const Pixel at = pixel_at(index, v.P, v.Q);
+      const Pixel at = pixel_at(index, v.by_P, v.by_Q);
       image[i] = input + at.n * v.input.n + group * v.channels;
       h0[i] = at.p * v.stride_h - v.pad_top;
       w0[i] = at.q * v.stride_w - v.pad_left;
@@ -97,6 +97,10 @@ struct ClassPixels {
   CONVEXT_DEVICE std::int64_t in_image() const {
     return static_cast<std::int64_t>(rows.count) * columns.count;
   }
+  CONVEXT_DEVICE Pixel at(const ConvParams& v, std::int64_t index) const {
+    return pixel_at(index, v.class_rows[rows.count != v.class_rows[0].d],
+                    v.class_columns[columns.count != v.class_columns[0].d]);
+  }
 };
 
 template <class T, class Tile>
@@ -129,7 +133,7 @@ struct DgradOperands {
       const std::int64_t index = pixel0 + A::at(i);
       image[i] = nullptr;
       if (index >= v.N * pixels.in_image()) continue;
-      const Pixel at = pixel_at(index, pixels.rows.count, pixels.columns.count);
+      const Pixel at = pixels.at(v, index);
       image[i] = grad_output + at.n * v.output.n + group * v.outputs;
       p0[i] = at.p + pixels.rows.first_output;
       q0[i] = at.q + pixels.columns.first_output;
@@ -190,9 +194,9 @@ struct WgradOperands {
         a(grad),
         b(x) {
 #pragma unroll
-    for (int i = 0; i < A::kChunks; ++i) a_pixel[i] = pixel_at(pixel0 + A::depth(i), v.P, v.Q);
+    for (int i = 0; i < A::kChunks; ++i) a_pixel[i] = pixel_at(pixel0 + A::depth(i), v.by_P, v.by_Q);
 #pragma unroll
-    for (int i = 0; i < B::kChunks; ++i) b_pixel[i] = pixel_at(pixel0 + B::depth(i), v.P, v.Q);
+    for (int i = 0; i < B::kChunks; ++i) b_pixel[i] = pixel_at(pixel0 + B::depth(i), v.by_P, v.by_Q);
   }
 
   CONVEXT_DEVICE void next() {

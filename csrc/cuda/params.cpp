@@ -50,18 +50,34 @@ ConvParams make_params(const ConvProblem& p, const std::int64_t (&input_strides)
   v.input = strides_of(input_strides);
   v.weight = strides_of(weight_strides);
   v.output = strides_of(output_strides);
+  v.by_C = Divisor(v.C);
+  v.by_K = Divisor(v.K);
+  v.by_channels = Divisor(v.channels);
+  v.by_R = Divisor(v.R);
+  v.by_S = Divisor(v.S);
+  v.by_P = Divisor(v.P);
+  v.by_Q = Divisor(v.Q);
+  for (int fewer = 0; fewer < 2; ++fewer) {
+    v.class_rows[fewer] = Divisor((v.H - 1) / v.stride_h + 1 - fewer);
+    v.class_columns[fewer] = Divisor((v.W - 1) / v.stride_w + 1 - fewer);
+  }
   return v;
 }
 
-std::int64_t wgrad_splits(const ConvParams& v, std::int64_t tiles) {
-  // Some waves on the largest devices, of chunks that are worth a CTA's while; float32 sums of
+Shares cut(std::int64_t whole, std::int64_t parts) {
+  const std::int64_t size = (whole + parts - 1) / parts;
+  return {static_cast<int>((whole + size - 1) / size), size};
+}
+
+Shares split_pixels(const ConvParams& v, std::int64_t tiles) {
+  // Some waves on the largest devices, of shares that are worth a CTA's while; float32 sums of
   // thousands of products err little.
   constexpr std::int64_t kBlocks = 512, kFewestPixels = 256, kMostPixels = 8192;
   const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
   const auto parts = [&](std::int64_t size) { return (pixels + size - 1) / size; };
   const std::int64_t wanted = (kBlocks + tiles - 1) / tiles;
   const std::int64_t most = parts(kFewestPixels), fewest = parts(kMostPixels);
-  return wanted < fewest ? fewest : wanted > most ? most : wanted;
+  return cut(pixels, wanted < fewest ? fewest : wanted > most ? most : wanted);
 }
 
 }  // namespace convext::cuda

@@ -20,7 +20,7 @@ std::int64_t blocks_of(const Rung& rung, const ConvParams& v) {
     case Pass::kWgrad: {
       const std::int64_t tiles =
           parts(v.outputs, rung.tile_m) * parts(v.channels, rung.tile_n) * v.R * v.S * v.groups;
-      return tiles * wgrad_splits(v, tiles);
+      return tiles * split_pixels(v, tiles).count;
     }
     case Pass::kBgrad: return 1;
   }

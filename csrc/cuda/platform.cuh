@@ -8,6 +8,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "divisor.h"
+
 #if defined(__CUDACC__)
 
 #include <cuda_bf16.h>
@@ -31,7 +33,6 @@ using cudaStream_t = void*;
 
 #endif
 
-#define CONVEXT_HOST_DEVICE __host__ __device__ __forceinline__
 #define CONVEXT_DEVICE __device__ __forceinline__
 
 namespace convext::cuda {
