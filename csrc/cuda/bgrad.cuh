@@ -20,7 +20,7 @@ inline constexpr int kBgradChannels = 32, kBgradPhases = 8;
 inline constexpr int kBgradThreads = kBgradChannels * kBgradPhases;
 
 template <class T>
-__global__ void __launch_bounds__(kBgradThreads)
+__global__ void __launch_bounds__(kBgradThreads, 4)
     bgrad_channels(ConvParams v, std::int64_t share, const T* __restrict__ grad_output,
                    Compute<T>* __restrict__ sums) {
   SHARED_ARRAY(Compute<T>, part, [kBgradPhases][kBgradChannels]);
@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(kBgradThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kBgradThreads)
+__global__ void __launch_bounds__(kBgradThreads, 4)
     bgrad_planes(ConvParams v, std::int64_t share, const T* __restrict__ grad_output,
                  Compute<T>* __restrict__ sums) {
   SHARED_ARRAY(Compute<T>, part, [kBgradThreads]);
@@ -73,7 +73,7 @@ __global__ void __launch_bounds__(kBgradThreads)
 
 // to[i] = the chunks' sums[chunk][i], added in order: one thread an element.
 template <class T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 4)
     sum_chunks(std::int64_t elements, int chunks, const Compute<T>* __restrict__ sums,
                std::int64_t step, T* __restrict__ to) {
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;

@@ -29,6 +29,8 @@ struct ConvParams {
   // Rows and columns of the input in a class of the stride (index_math.cuh): ceil(extent / stride),
   // and one fewer.
   Divisor class_rows[2], class_columns[2];
+  // From a tap of a class to the next: taps, and outputs.
+  int tap_step_h, tap_step_w, output_step_h, output_step_w;
 };
 
 }  // namespace convext::cuda

@@ -23,6 +23,7 @@ namespace convext::cuda {
 
 struct DepthwiseTile {
   static constexpr int kVectors = 32, kStrips = 4, kThreads = kVectors * kStrips;
+  static constexpr int kBlocks = 4;   // an SM, at least
   static constexpr int kColumns = 4;  // of a thread's strip
   static constexpr int kTaps = 4;     // of a kernel's row, that wgrad's thread sums at once
 };
@@ -39,7 +40,7 @@ CONVEXT_DEVICE void stage_taps(const ConvParams& v, const T* weight, int k0, int
 }
 
 template <class T, int Vec>
-__global__ void __launch_bounds__(DepthwiseTile::kThreads)
+__global__ void __launch_bounds__(DepthwiseTile::kThreads, DepthwiseTile::kBlocks)
     fprop_depthwise(ConvParams v, Divisor by_strips, const T* __restrict__ input, const T* __restrict__ weight,
                     const T* __restrict__ bias, T* __restrict__ output) {
   using Tile = DepthwiseTile;
@@ -93,7 +94,7 @@ __global__ void __launch_bounds__(DepthwiseTile::kThreads)
 }
 
 template <class T, int Vec>
-__global__ void __launch_bounds__(DepthwiseTile::kThreads)
+__global__ void __launch_bounds__(DepthwiseTile::kThreads, DepthwiseTile::kBlocks)
     dgrad_depthwise(ConvParams v, Divisor by_H, Divisor by_strips, const T* __restrict__ grad_output, const T* __restrict__ weight,
                     T* __restrict__ grad_input) {
   using Tile = DepthwiseTile;
@@ -123,6 +124,7 @@ __global__ void __launch_bounds__(DepthwiseTile::kThreads)
       for (int i = 0; i < Tile::kColumns; ++i) {
         const int q = output_index(w0 + i, s, v.stride_w, v.pad_left, v.dilation_w, v.Q);
         if (q < 0) continue;
+#pragma unroll 1  // a thread's registers hold one multiplication's operands at a time
         for (int m = 0; m < multiplier; ++m) {
           const Compute<T>* tap =
               taps + (r * v.S + s) * kChannels * multiplier + lane * multiplier + m;
@@ -148,7 +150,7 @@ __global__ void __launch_bounds__(DepthwiseTile::kThreads)
 
 // Sums lie as [split][k][tap]. Columns of the kernel are taken kTaps at a time.
 template <class T, int Vec>
-__global__ void __launch_bounds__(DepthwiseTile::kThreads)
+__global__ void __launch_bounds__(DepthwiseTile::kThreads, DepthwiseTile::kBlocks)
     wgrad_depthwise(ConvParams v, std::int64_t share, const T* __restrict__ grad_output,
                     const T* __restrict__ input, Compute<T>* __restrict__ sums) {
   using Tile = DepthwiseTile;

@@ -30,20 +30,23 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const int group = take(&rest, v.groups);
   const std::int64_t pixel0 = static_cast<std::int64_t>(rest) * Tile::kM;
 
+  // Where the rows' results go, -1 beyond the last.
+  SHARED_ARRAY(std::int64_t, row_offset, [Tile::kM]);
+  for (int row = static_cast<int>(threadIdx.x); row < Tile::kM; row += Tile::kThreads) {
+    const bool in = pixel0 + row < static_cast<std::int64_t>(v.N) * v.P * v.Q;
+    const Pixel at = pixel_at(pixel0 + row, v.by_P, v.by_Q);
+    row_offset[row] = in ? offset_of(v.output, at.n, group * v.outputs, at.p, at.q) : -1;
+  }
+  __syncthreads();  // the offsets are there
+
   typename Tile::Sums sums;
   FpropOperands<T, Tile> operands(v, input, weight, group, pixel0, lane0);
-  const int slices = static_cast<int>(ceil_div(v.channels, Tile::kK));
+  const int slices = block_count(v.channels, Tile::kK);
   Tile::multiply(operands, v.R * v.S * slices, &sums);
 
   // Epilogue.
-  const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
   sums.for_each(
-      [&](int row) -> T* {
-        const std::int64_t index = pixel0 + row;
-        if (index >= pixels) return nullptr;
-        const Pixel at = pixel_at(index, v.by_P, v.by_Q);
-        return output + offset_of(v.output, at.n, group * v.outputs, at.p, at.q);
-      },
+      [&](int row) { return row_offset[row] < 0 ? nullptr : output + row_offset[row]; },
       [&](T* row, int lane, auto values) {
         lane += lane0;
         if (bias != nullptr) {
@@ -72,26 +75,32 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const auto pixel_blocks = static_cast<int>(dgrad_pixel_blocks(v, Tile::kM));
   const std::int64_t pixel0 = static_cast<std::int64_t>(take(&rest, pixel_blocks)) * Tile::kM;
   const int residue_w = take(&rest, v.stride_w), residue_h = static_cast<int>(rest);
-  const ClassPixels pixels{
-      axis_class(residue_h, v.H, v.R, v.stride_h, v.pad_top, v.dilation_h),
-      axis_class(residue_w, v.W, v.S, v.stride_w, v.pad_left, v.dilation_w)};
+  const ClassPixels pixels{axis_class(residue_h, v.H, v.R, v.stride_h, v.pad_top, v.dilation_h,
+                                      v.tap_step_h),
+                           axis_class(residue_w, v.W, v.S, v.stride_w, v.pad_left, v.dilation_w,
+                                      v.tap_step_w)};
   if (pixel0 >= v.N * pixels.in_image()) return;
+
+  // Where the rows' results go, -1 beyond the last.
+  SHARED_ARRAY(std::int64_t, row_offset, [Tile::kM]);
+  for (int row = static_cast<int>(threadIdx.x); row < Tile::kM; row += Tile::kThreads) {
+    const bool in = pixel0 + row < v.N * pixels.in_image();
+    const Pixel at = pixels.at(v, pixel0 + row);
+    row_offset[row] = in ? offset_of(v.input, at.n, group * v.channels,
+                                     pixels.rows.residue + at.p * v.stride_h,
+                                     pixels.columns.residue + at.q * v.stride_w)
+                         : -1;
+  }
+  __syncthreads();  // the offsets are there
 
   typename Tile::Sums sums;
   DgradOperands<T, Tile> operands(v, pixels, grad_output, weight, group, pixel0, lane0);
-  const int slices = static_cast<int>(ceil_div(v.outputs, Tile::kK));
+  const int slices = block_count(v.outputs, Tile::kK);
   Tile::multiply(operands, pixels.rows.taps * pixels.columns.taps * slices, &sums);
 
   // Epilogue.
   sums.for_each(
-      [&](int row) -> T* {
-        const std::int64_t index = pixel0 + row;
-        if (index >= v.N * pixels.in_image()) return nullptr;
-        const Pixel at = pixels.at(v, index);
-        return grad_input + offset_of(v.input, at.n, group * v.channels,
-                                      pixels.rows.residue + at.p * v.stride_h,
-                                      pixels.columns.residue + at.q * v.stride_w);
-      },
+      [&](int row) { return row_offset[row] < 0 ? nullptr : grad_input + row_offset[row]; },
       [&](T* row, int lane, auto values) {
         lane += lane0;
         store_lanes<Tile::kRagged>(row + lane, values, v.channels - lane);
@@ -133,7 +142,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
 
 // grad_weight = the splits' sums, added in order: one thread an element.
 template <class T>
-__global__ void __launch_bounds__(256)
+__global__ void __launch_bounds__(256, 4)
     sum_splits(ConvParams v, int splits, const Compute<T>* __restrict__ sums,
                T* __restrict__ grad_weight) {
   std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;

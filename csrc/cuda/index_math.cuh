@@ -62,35 +62,25 @@ CONVEXT_HOST_DEVICE int output_index(int v, int t, int stride, int pad, int dila
 // ---- one axis of input grad, by classes of the stride -------------------------------------------
 
 // Input indices h = residue + i * stride, i < count, are reached through the same taps
-// t = first_tap + j * tap_step, j < taps, and from outputs o = i + first_output - j * output_step.
+// t = first_tap + j * tap_step, j < taps, and from outputs o = i + first_output - j * output_step,
+// where tap_step = stride / gcd(stride, dilation) and output_step = dilation / gcd(stride, dilation).
 // A class without taps receives nothing: its gradients are zeros, and must be written too.
 struct AxisClass {
   int residue, count;
-  int first_tap, tap_step, taps;
-  int first_output, output_step;
+  int first_tap, taps;
+  int first_output;
 };
 
-CONVEXT_HOST_DEVICE int greatest_common_divisor(int a, int b) {
-  while (b != 0) {
-    const int rest = a % b;
-    a = b;
-    b = rest;
-  }
-  return a;
-}
-
 CONVEXT_HOST_DEVICE AxisClass axis_class(int residue, int extent, int taps, int stride, int pad,
-                                         int dilation) {
+                                         int dilation, int tap_step) {
   AxisClass axis{};
   axis.residue = residue;
   axis.count = residue < extent ? (extent - residue + stride - 1) / stride : 0;
-  axis.tap_step = stride / greatest_common_divisor(stride, dilation);
-  axis.output_step = axis.tap_step * dilation / stride;
-  for (int t = 0; t < axis.tap_step && t < taps; ++t) {
+  for (int t = 0; t < tap_step && t < taps; ++t) {
     const int at = residue + pad - t * dilation;
     if (at % stride != 0) continue;
     axis.first_tap = t;
-    axis.taps = (taps - t + axis.tap_step - 1) / axis.tap_step;
+    axis.taps = (taps - t + tap_step - 1) / tap_step;
     axis.first_output = at / stride;
     break;
   }

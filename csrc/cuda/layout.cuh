@@ -20,7 +20,7 @@ struct PixelStrides {
 inline constexpr int kLayoutTile = 32, kLayoutRows = 8;
 
 template <class T>
-__global__ void __launch_bounds__(kLayoutTile* kLayoutRows)
+__global__ void __launch_bounds__(kLayoutTile* kLayoutRows, 4)
     copy_layout(int channels, std::int64_t pixels, const T* __restrict__ from, PixelStrides f,
                 T* __restrict__ to, PixelStrides t) {
   SHARED_ARRAY(T, tile, [kLayoutTile][kLayoutTile + 1]);  // [channel][pixel]

@@ -6,7 +6,7 @@
 //           wgrad  grad_weight[k,c,r,s] = sum_{n,p} sum_q grad_output[n,k,p,q] * input[n,c,h(p,r),w(q,s)]
 //           with c and k running over the channels of one group.
 // owns      one thread: one result, summed in the order written above.
-// budget    no shared memory; a few dozen registers.
+// budget    no shared memory; at most 80 registers, three CTAs an SM.
 // needs     nothing: any dtype, strides, padding mode, number of groups.
 // bound by  loads: two for each multiplication, none of them shared with a neighbour but by the
 //           caches.
@@ -26,7 +26,7 @@ CONVEXT_DEVICE std::int64_t thread_index() {
 }
 
 template <class T>
-__global__ void __launch_bounds__(kNaiveThreads)
+__global__ void __launch_bounds__(kNaiveThreads, 3)
     fprop_naive(ConvParams v, const T* __restrict__ input, const T* __restrict__ weight,
                 const T* __restrict__ bias, T* __restrict__ output) {
   std::int64_t index = thread_index();
@@ -68,7 +68,7 @@ struct Part {
 };
 
 template <class T>
-__global__ void __launch_bounds__(kNaiveThreads)
+__global__ void __launch_bounds__(kNaiveThreads, 3)
     dgrad_naive(ConvParams v, Part part, const T* __restrict__ grad_output,
                 const T* __restrict__ weight, T* __restrict__ grad_input) {
   std::int64_t index = thread_index();
@@ -105,7 +105,7 @@ __global__ void __launch_bounds__(kNaiveThreads)
 }
 
 template <class T>
-__global__ void __launch_bounds__(kNaiveThreads)
+__global__ void __launch_bounds__(kNaiveThreads, 3)
     wgrad_naive(ConvParams v, const T* __restrict__ grad_output, const T* __restrict__ input,
                 T* __restrict__ grad_weight) {
   std::int64_t index = thread_index();

@@ -109,25 +109,25 @@ struct DgradOperands {
   using B = typename Tile::template Share<Tile::kN, false>;
 
   const ConvParams& v;
-  const ClassPixels& pixels;
   int lane0;
   TapWalk walk;  // over numbers of the class' taps
   A a;
   B b;
   const T* image[A::kChunks];  // of the chunk's pixel, null beyond the last one
   int p0[A::kChunks] = {}, q0[A::kChunks] = {};
-  const T* filter;  // the group's first
+  const T* filter;  // the group's first, at the class' first tap
 
-  CONVEXT_DEVICE DgradOperands(const ConvParams& params, const ClassPixels& of_class,
+  CONVEXT_DEVICE DgradOperands(const ConvParams& params, const ClassPixels& pixels,
                                const T* grad_output, const T* weight, int group,
                                std::int64_t pixel0, int first_lane)
       : v(params),
-        pixels(of_class),
         lane0(first_lane),
-        walk{of_class.columns.taps, params.outputs, Tile::kK},
+        walk{pixels.columns.taps, params.outputs, Tile::kK},
         a(grad_output),
         b(weight),
-        filter(weight + group * params.outputs * params.weight.n) {
+        filter(weight + group * params.outputs * params.weight.n +
+               pixels.rows.first_tap * params.weight.h +
+               pixels.columns.first_tap * params.weight.w) {
 #pragma unroll
     for (int i = 0; i < A::kChunks; ++i) {
       const std::int64_t index = pixel0 + A::at(i);
@@ -146,16 +146,14 @@ struct DgradOperands {
 #pragma unroll
     for (int i = 0; i < A::kChunks; ++i) {
       const int k = walk.c + A::depth(i);
-      const int p = p0[i] - walk.r * pixels.rows.output_step;
-      const int q = q0[i] - walk.s * pixels.columns.output_step;
+      const int p = p0[i] - walk.r * v.output_step_h, q = q0[i] - walk.s * v.output_step_w;
       const bool in =
           image[i] != nullptr && k < v.outputs && p >= 0 && p < v.P && q >= 0 && q < v.Q;
       const T* from = in ? image[i] + p * v.output.h + q * v.output.w + k : nullptr;
       a.load(i, from, v.outputs - k);
     }
-    const int r = pixels.rows.first_tap + walk.r * pixels.rows.tap_step;
-    const int s = pixels.columns.first_tap + walk.s * pixels.columns.tap_step;
-    const T* tap = filter + r * v.weight.h + s * v.weight.w;
+    const T* tap =
+        filter + walk.r * v.tap_step_h * v.weight.h + walk.s * v.tap_step_w * v.weight.w;
 #pragma unroll
     for (int i = 0; i < B::kChunks; ++i) {
       const int k = walk.c + B::depth(i), c = lane0 + B::at(i);

@@ -1,4 +1,5 @@
 // From a problem to what kernels take.
+#include <numeric>
 #include <stdexcept>
 
 #include "ladder.h"
@@ -57,6 +58,13 @@ ConvParams make_params(const ConvProblem& p, const std::int64_t (&input_strides)
   v.by_S = Divisor(v.S);
   v.by_P = Divisor(v.P);
   v.by_Q = Divisor(v.Q);
+  const auto divisor = [](std::int64_t a, std::int64_t b) {
+    return static_cast<int>(std::gcd(a, b));
+  };
+  v.tap_step_h = v.stride_h / divisor(v.stride_h, v.dilation_h);
+  v.tap_step_w = v.stride_w / divisor(v.stride_w, v.dilation_w);
+  v.output_step_h = v.dilation_h / divisor(v.stride_h, v.dilation_h);
+  v.output_step_w = v.dilation_w / divisor(v.stride_w, v.dilation_w);
   for (int fewer = 0; fewer < 2; ++fewer) {
     v.class_rows[fewer] = Divisor((v.H - 1) / v.stride_h + 1 - fewer);
     v.class_columns[fewer] = Divisor((v.W - 1) / v.stride_w + 1 - fewer);
