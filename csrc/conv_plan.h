@@ -98,6 +98,8 @@ struct ConvPlan {
   bool few_tiles = false;
   // pointwise: each thread packs the weights that it multiplies by, and all pixels pass them.
   bool by_panel = false;
+  // The input's layout is that of each image; images may lie apart (batch invariance).
+  bool images_apart = false;
   std::int64_t output_block = 0;  // wgrad outer: output channels (rows) of one work item
   bool swapped = false;  // wgrad outer, 1x1: lanes are output channels, rows input channels
   // wgrad outer: all pixels are one block, and rows of the result are stored when summed.
@@ -109,7 +111,7 @@ struct ConvPlan {
   const KernelInfo* border = nullptr;
   std::int64_t border_block = 0;
   // At most. What a limit counts is their sum: a choice must not depend on the number of threads.
-  std::int64_t workspace_bytes = 0;         // shared: packed weights, bias or partial sums
+  std::int64_t workspace_bytes = 0;         // shared: packed weights or pixels, bias, sums
   std::int64_t thread_workspace_bytes = 0;  // of each thread: packed rows, tiles of results
   Cost cost;
   // Left empty unless the plan was made to be explained.

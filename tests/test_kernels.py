@@ -194,7 +194,7 @@ def test_problems_of_many_work_items(name: str, dtype: torch.dtype, values: str)
     weight_grad = _C.plan(problem.native(), "wgrad")
     assert problem.output_size is not None
     n, _, p, q = problem.output_size
-    # A chunk has at least 512 pixels. Winograd's blocks of tiles add to one copy of the sums.
+    # A chunk has at least 512 pixels. Of large sums Winograd has one copy and shares out channels.
     assert weight_grad.splits > 1 or n * p * q < 1024 or "winograd" in weight_grad.kernel
     assert_correct(problem)
     for isa in _C.isas()[1:]:  # the best one has just run

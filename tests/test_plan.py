@@ -209,16 +209,27 @@ def test_batch_invariant_takes_a_bool() -> None:
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("size", [1, 3])
 def test_batch_invariance_does_not_look_at_how_samples_lie(
-    memory_format: torch.memory_format,
+    memory_format: torch.memory_format, size: int
 ) -> None:
     """Expanded batches and every second image of one: the same kernel, the same bits as alone."""
     alone = torch.randn(1, 12, 6, 7).to(memory_format=memory_format)
-    weight = torch.randn(9, 12, 3, 3)
+    weight = torch.randn(9, 12, size, size)
+    padding = size // 2
     others = torch.cat([alone, torch.randn(5, 12, 6, 7)]).to(memory_format=memory_format)
+
+    def input_grads(batch: torch.Tensor) -> torch.Tensor:
+        batch = batch.detach().requires_grad_()
+        convext.conv2d(batch, weight, padding=padding).square().sum().backward()
+        assert batch.grad is not None
+        return batch.grad
+
     with convext.batch_invariant():
-        expected = convext.conv2d(alone, weight, padding=1)
-        kernel = convext.explain(alone, weight, padding=1).kernel
+        expected = convext.conv2d(alone, weight, padding=padding)
+        kernel = convext.explain(alone, weight, padding=padding).kernel
+        gradient = input_grads(alone)[0]
         for batch in (alone.expand(3, -1, -1, -1), others[::2], others):
-            assert convext.explain(batch, weight, padding=1).kernel == kernel
-            assert torch.equal(convext.conv2d(batch, weight, padding=1)[:1], expected)
+            assert convext.explain(batch, weight, padding=padding).kernel == kernel
+            assert torch.equal(convext.conv2d(batch, weight, padding=padding)[:1], expected)
+            assert torch.equal(input_grads(batch)[0], gradient)

@@ -31,9 +31,10 @@ def _threads_restored() -> Iterator[None]:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [1, 3, 7])
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_pointwise(name: str, threads: int, dtype: torch.dtype, layout: str) -> None:
+    """With 7 threads some problems have fewer panels, and threads share out pixels too."""
     torch.set_num_threads(threads)
     problem = PROBLEMS[name].replace(dtype=dtype, layout=layout)
     with convext.force_plan("fprop=pointwise,dgrad=pointwise"):

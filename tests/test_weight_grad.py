@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import convext
+from convext import _C
 from convext.testing import Problem, assert_correct
 
 # Shapes, and the algorithms that are held to them.
@@ -67,6 +68,20 @@ def _threads_restored() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+def test_both_ways_of_sharing_out_winograd() -> None:
+    """Chunks of the tiles where sums are small, parts of the channels where they are not."""
+    splits = {}
+    for name, (problem, algorithms) in PROBLEMS.items():
+        for algorithm in algorithms:
+            if algorithm != "outer":
+                plan = _C.plan(problem.native(), "wgrad", algorithm)
+                splits[name, algorithm] = plan.splits
+    assert splits["blocks_of_tiles", "winograd2"] > 1
+    assert splits["blocks_of_tiles_with_stride", "polyphase2"] > 1
+    assert splits["blocks_of_outputs", "winograd2"] == 1
+    assert splits["blocks_of_outputs_with_stride", "polyphase2"] == 1
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "channels_last_sliced"])

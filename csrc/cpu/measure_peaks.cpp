@@ -14,7 +14,9 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kRuns = 8;                       // of which the best counts
+// The best run counts. Some milliseconds each, so that one that nothing disturbs is among them; for
+// long enough that new threads have spread over the cores, which they may begin on one of.
+constexpr double kSeconds = 0.4;
 constexpr std::int64_t kRounds = 1000 * 1000;  // of kPeakSums FMAs: a few milliseconds
 
 // Seconds from the first start to the last end of body(thread), once on each of `threads` threads
@@ -43,11 +45,12 @@ double run_together(int threads, const F& body) {
   return std::chrono::duration<double>(last - first).count();
 }
 
-// Work per second in the best of kRuns runs.
+// Work per second in the best of the runs.
 template <class F>
 double best_rate(int threads, double work, const F& body) {
   double best = 0;
-  for (int run = 0; run < kRuns; ++run) {
+  const Clock::time_point begin = Clock::now();
+  while (std::chrono::duration<double>(Clock::now() - begin).count() < kSeconds) {
     const double rate = work / run_together(threads, body);
     if (rate > best) best = rate;
   }

@@ -62,9 +62,7 @@ class PointwisePass : private DataPass {
       pixel_items = p_.N * blocks_;
       units = ceil_div(outputs_, kRows);
     } else if (by_panel()) {
-      gather_pixels(threads);
-      threads.run(panels_.count(),
-                  [&](std::int64_t begin, std::int64_t end) { Worker(*this).panels(begin, end); });
+      run_panels(threads);
       return;
     } else {
       weights_ = panels_.pack_all(threads);
@@ -90,6 +88,24 @@ class PointwisePass : private DataPass {
 
  private:
   bool by_panel() const { return plan_.by_panel && !planar_; }
+
+  // Panels are what threads share out; where they are fewer, pixels too, and a panel is packed once
+  // for each part of them.
+  void run_panels(const Threads& threads) {
+    gather_pixels(threads);
+    const std::int64_t panels = panels_.count(), pixels = p_.N * image_;
+    const std::int64_t parts = least(ceil_div(threads.count, panels), pixels);
+    threads.run(panels * parts, [&](std::int64_t begin, std::int64_t end) {
+      Worker worker(*this);
+      while (begin < end) {
+        const std::int64_t part = begin / panels, first = part * panels;
+        const std::int64_t next = least(end, first + panels);
+        worker.panels(begin - first, next - first, pixels * part / parts,
+                      pixels * (part + 1) / parts);
+        begin = next;
+      }
+    });
+  }
 
   // Channels of a unit where rows are channels: a multiple of every tile's rows.
   static constexpr std::int64_t kRows = 24;
@@ -161,8 +177,9 @@ class PointwisePass : private DataPass {
       pieces_ = ceil_div(pass.depth_, kMostDepth);
       const std::int64_t panel = pass.vectors_ * pass.lanes_;
       if (pass.by_panel()) {
-        packed_ = scratch<T>(Slot::kPacked, kPanelsOfGroup * kMostDepth * panel);
-        tile_ = scratch<T>(Slot::kTile, kPanelsOfGroup * panel * pass.p_.N * pass.image_);
+        const std::int64_t lanes = least(kPanelsOfGroup, pass.panels_.count()) * panel;
+        packed_ = scratch<T>(Slot::kPacked, lanes * least(kMostDepth, pass.depth_));
+        tile_ = scratch<T>(Slot::kTile, lanes * pass.p_.N * pass.image_);
       } else if (pass.planar_) {
         rows_ = scratch<T>(Slot::kRows, kMostDepth * panel);
         tile_ = scratch<T>(Slot::kTile, round_up(pass.outputs_, kRows) * panel);
@@ -210,9 +227,8 @@ class PointwisePass : private DataPass {
       }
     }
 
-    // All pixels through panels [begin, end).
-    void panels(std::int64_t begin, std::int64_t end) {
-      const std::int64_t pixels = pass_.p_.N * pass_.image_;
+    // Pixels [pixel0, pixel1) through panels [begin, end).
+    void panels(std::int64_t begin, std::int64_t end, std::int64_t pixel0, std::int64_t pixel1) {
       strip_.a_depth = 1;
       strip_.a_row = strip_.ahead_row = pass_.pixel_step_;
       strip_.ahead_of_y = 0;
@@ -220,8 +236,8 @@ class PointwisePass : private DataPass {
         const std::int64_t next = end - group < kPanelsOfGroup ? end : group + kPanelsOfGroup;
         for_each_piece([&](std::int64_t d) {
           pass_.panels_.pack(group, next, d, strip_.depth, packed_, strip_.depth);
-          for (std::int64_t first = 0; first < pixels; first += kPixelsOfPiece) {
-            strip_.rows = pixels - first < kPixelsOfPiece ? pixels - first : kPixelsOfPiece;
+          for (std::int64_t first = pixel0; first < pixel1; first += kPixelsOfPiece) {
+            strip_.rows = least(pixel1 - first, kPixelsOfPiece);
             strip_.a = pass_.pixels_ + first * pass_.pixel_step_ + d;
             for (std::int64_t panel = group; panel < next; ++panel) {
               strip_.ahead_of_a = panel == group ? kRowsAhead * strip_.a_row : 0;
@@ -232,8 +248,9 @@ class PointwisePass : private DataPass {
         for (std::int64_t panel = group; panel < next; ++panel) {
           const std::int64_t lane = pass_.panels_.begin(panel), lanes = pass_.panels_.lanes(panel);
           if (stores_in_place(lanes)) continue;
-          store_rows(0, pixels, lane, lanes, panel_tile(group, panel),
-                     round_up(lanes, pass_.lanes_));
+          const std::int64_t y_row = round_up(lanes, pass_.lanes_);
+          store_rows(pixel0, pixel1 - pixel0, lane, lanes,
+                     panel_tile(group, panel) + pixel0 * y_row, y_row);
         }
       }
     }

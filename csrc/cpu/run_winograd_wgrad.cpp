@@ -34,6 +34,7 @@ class WinogradWgradPass {
         points_(shape_.points * shape_.points),
         filters_(shape_.filters * shape_.filters),
         mr_(plan.kernel->mr),
+        row_unit_(kernels_.lanes),
         nr_(plan.kernel->nr),
         splits_(plan.splits),
         row_chunk_(plan.output_block),
@@ -65,15 +66,15 @@ class WinogradWgradPass {
       return;
     }
     const auto [lane_parts, row_parts] = parts(threads.count);
-    const std::int64_t lane_units = ceil_div(p_.C, nr_), row_units = ceil_div(p_.K, mr_);
+    const std::int64_t lane_units = ceil_div(p_.C, nr_), row_units = ceil_div(p_.K, row_unit_);
     threads.run(lane_parts * row_parts, [&, lane_parts = lane_parts, row_parts = row_parts](
                                             std::int64_t begin, std::int64_t end) {
       for (std::int64_t item = begin; item < end; ++item) {
         const std::int64_t l = item / row_parts, r = item % row_parts;
         const std::int64_t c0 = lane_units * l / lane_parts * nr_;
         const std::int64_t c1 = least(lane_units * (l + 1) / lane_parts * nr_, p_.C);
-        const std::int64_t k0 = row_units * r / row_parts * mr_;
-        const std::int64_t k1 = least(row_units * (r + 1) / row_parts * mr_, p_.K);
+        const std::int64_t k0 = row_units * r / row_parts * row_unit_;
+        const std::int64_t k1 = least(row_units * (r + 1) / row_parts * row_unit_, p_.K);
         Worker(*this, c1 - c0, least(row_chunk_, k1 - k0)).channels(c0, k0, k1);
       }
     });
@@ -95,13 +96,14 @@ class WinogradWgradPass {
   // Of the input's and of the output's channels, as many as there are threads: so that the least is
   // transformed more than once.
   Parts parts(std::int64_t threads) const {
-    const std::int64_t lane_units = ceil_div(p_.C, nr_), row_units = ceil_div(p_.K, mr_);
+    const std::int64_t lane_units = ceil_div(p_.C, nr_), row_units = ceil_div(p_.K, row_unit_);
     Parts best{1, 1};
     std::int64_t least_work = 0;
     for (std::int64_t lanes = 1; lanes <= threads && lanes <= lane_units; ++lanes) {
       const std::int64_t rows = least(threads / lanes, row_units);
       // The share of the products, in transforms' terms, and the transforms of the largest part.
-      const std::int64_t c = ceil_div(lane_units, lanes) * nr_, k = ceil_div(row_units, rows) * mr_;
+      const std::int64_t c = ceil_div(lane_units, lanes) * nr_;
+      const std::int64_t k = ceil_div(row_units, rows) * row_unit_;
       const std::int64_t work = c * k / 8 + c + k;
       if (least_work > 0 && work >= least_work) continue;
       least_work = work;
@@ -292,6 +294,7 @@ class WinogradWgradPass {
   WinogradShape shape_;
   const WinogradKernels<T>& transforms_;
   std::int64_t points_, filters_, mr_, nr_;
+  std::int64_t row_unit_;   // parts of whole vectors: a channel is in one for any number of parts
   std::int64_t splits_;     // chunks of the tiles
   std::int64_t row_chunk_;  // output channels done at once
   std::int64_t block_;      // most tiles of a block

@@ -11,7 +11,7 @@ namespace convext {
 enum class Slot {
   kPanels,        // shared by a pass: packed weights
   kBias,          // shared: bias in compute type
-  kSums,          // shared: partial sums of weight grad and bias grad
+  kSums,          // partial sums of weight grad and bias grad, shared but for Winograd's parts
   kZeros,         // the pixel that padding points at
   kRows,          // packed source rows
   kGrad,          // packed gradient

@@ -130,7 +130,7 @@ void block_winograd_wgrad(ConvPlan* plan) {
   plan->pixel_block = unit * ceil_div(units, ceil_div(units, longest / unit));
   // Small sums: chunks of the tiles are summed apart, long enough that adding them up is little.
   constexpr std::int64_t kSplitBytes = 256 << 10, kFewestTiles = 128, kItems = 16;
-  if (filters * lanes * p.K * element <= kSplitBytes) {
+  if (filters * lanes * p.K * element <= kSplitBytes && p.K <= plan->output_block) {
     plan->splits = clamp(tiles / kFewestTiles, 1, kItems < units ? kItems : units);
   }
 }
@@ -161,10 +161,13 @@ void block_pointwise(ConvPlan* plan) {
   // Whole tiles and vectors, whichever way round.
   constexpr std::int64_t kUnit = 48;
   plan->pixel_block = clamp(kSourceBytes / (depth * element) / kUnit, 1, 8) * kUnit;
-  // Fewer pixels than weights: what is packed stays in the near caches, and pixels in the last.
+  // Fewer pixels than weights: what is packed stays in the near caches, pixels and their results
+  // through a group of panels in the last.
   const std::int64_t outputs = plan->pass == Pass::kFprop ? p.K : p.C, pixels = p.N * p.P * p.Q;
-  constexpr std::int64_t kMostBytes = 4 << 20;
-  plan->by_panel = pixels <= outputs && pixels * depth * element <= kMostBytes;
+  constexpr std::int64_t kMostBytes = 4 << 20, kPanelsOfGroup = 8;
+  const std::int64_t row = most(depth, least(outputs, kPanelsOfGroup * plan->kernel->nr));
+  plan->by_panel =
+      !surely_planar(*plan) && pixels <= outputs && pixels * row * element <= kMostBytes;
 }
 
 // A few dozen pixels: of axpy, which adds up their products, whole images'.
@@ -240,6 +243,12 @@ void block_winograd(ConvPlan* plan) {
 }
 
 }  // namespace
+
+bool surely_planar(const ConvPlan& plan) {
+  const ConvProblem& p = plan.problem;
+  return plan.pass == Pass::kFprop && p.input_layout == Layout::kContiguous && p.H * p.W > 1 &&
+         p.C > 1;
+}
 
 void block(ConvPlan* plan, bool any_batch) {
   if (plan->problem.is_empty()) return;

@@ -15,6 +15,9 @@ void block(ConvPlan* plan, bool any_batch);
 void block_plane_strips(ConvPlan* plan);
 std::int64_t plane_strip_bytes(const ConvPlan& plan);
 
+// Whether pointwise's rows are channels and its lanes pixels, where the problem tells.
+bool surely_planar(const ConvPlan& plan);
+
 // Sets plan->workspace_bytes and plan->thread_workspace_bytes by the blocking.
 void set_workspace(ConvPlan* plan);
 

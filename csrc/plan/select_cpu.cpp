@@ -13,8 +13,9 @@ namespace convext {
 namespace {
 
 ConvPlan blocked_plan(const ConvProblem& problem, Pass pass, const KernelInfo& kernel,
-                      bool any_batch = false) {
+                      const PlanOptions& options, bool any_batch = false) {
   ConvPlan plan;
+  plan.images_apart = options.batch_invariant;
   plan.pass = pass;
   plan.problem = problem;
   plan.kernel = &kernel;
@@ -100,7 +101,8 @@ ConvPlan choose(const ConvProblem& problem, Pass pass, const PlanOptions& option
       continue;
     }
     if (options.workspace_limit != kNoLimit) {
-      const std::int64_t bytes = limited_bytes(blocked_plan(limited, pass, *kernel, any_batch));
+      const std::int64_t bytes =
+          limited_bytes(blocked_plan(limited, pass, *kernel, options, any_batch));
       if (bytes > options.workspace_limit) {
         if (explain) {
           refusals.refused.emplace_back(kernel->name, "needs " + std::to_string(bytes) +
@@ -110,7 +112,7 @@ ConvPlan choose(const ConvProblem& problem, Pass pass, const PlanOptions& option
         continue;
       }
     }
-    const Cost cost = cost_of(blocked_plan(costed, pass, *kernel));
+    const Cost cost = cost_of(blocked_plan(costed, pass, *kernel, options));
     if (explain) candidates.emplace_back(kernel, cost);
     if (best == nullptr || cost.total() < best_cost.total()) {
       best = kernel;
@@ -121,7 +123,7 @@ ConvPlan choose(const ConvProblem& problem, Pass pass, const PlanOptions& option
     if (!explain) return choose(problem, pass, options, true);  // which says why
     raise_no_kernel(problem, pass, force, refusals);
   }
-  ConvPlan plan = blocked_plan(problem, pass, *best, any_batch);
+  ConvPlan plan = blocked_plan(problem, pass, *best, options, any_batch);
   plan.cost = cost_of(plan);
   constexpr double kFewestSharedCycles = 40e3;  // some microseconds: what waking a thread takes
   plan.one_thread = force.text.empty() && plan.cost.total() < kFewestSharedCycles;
@@ -157,7 +159,7 @@ std::string to_string(const ConvPlan& plan) {
   if (plan.one_thread) out << "\n  one thread: too little to share";
   if (plan.row_block) out << "\n  rows a work item: " << plan.row_block;
   if (plan.tile_rows) out << "\n  channels of the register tile: " << plan.tile_rows;
-  if (plan.by_panel) out << "\n  each thread packs the weights it multiplies by";
+  if (plan.by_panel) out << "\n  channels adjacent: each thread packs the weights it multiplies by";
   if (plan.merged_columns) out << "\n  a kernel row's taps and channels are one run";
   if (plan.channel_block) {
     const bool planes = plan.kernel->algorithm == Algorithm::kDepthwise ||

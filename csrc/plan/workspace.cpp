@@ -69,18 +69,16 @@ std::int64_t thread_bytes_im2col(const ConvPlan& plan) {
   return (plan.pixel_block * s.depth * s.p.taps() + s.mr * s.nr) * s.bytes;
 }
 
-// Whether run_pointwise's rows are channels, where the problem tells.
-bool surely_planar(const WorkspaceShape& s) {
-  return s.forward && s.p.input_layout == Layout::kContiguous && s.p.H * s.p.W > 1 && s.p.C > 1;
-}
-
-// Whether run_pointwise's rows are surely pixels, and are read in place.
+// Whether run_pointwise's rows are surely pixels.
 bool surely_by_pixel(const WorkspaceShape& s) {
   return s.forward && s.p.input_layout == Layout::kChannelsLast;
 }
-// The layout does not always tell whether images follow each other (conv_cpu.cpp).
-bool pixels_in_place(const WorkspaceShape& s) {
-  return s.source_in_place() && s.p.N == 1 && s.p.P == s.p.H && s.p.Q == s.p.W;
+
+// Whether they are one run of pixels, which is read where it lies.
+bool pixels_in_place(const ConvPlan& plan) {
+  const WorkspaceShape s(plan);
+  return s.source_in_place() && s.p.input_layout != Layout::kStrided &&
+         (s.p.N == 1 || !plan.images_apart) && s.p.P == s.p.H && s.p.Q == s.p.W;
 }
 
 // run_pointwise: weights in panels of lanes or of rows, or gathered pixels; and the bias.
@@ -90,9 +88,9 @@ std::int64_t pointwise_elements(const ConvPlan& plan) {
   const std::int64_t lanes = round_up(s.lanes, s.vector);
   const bool as_they_lie = s.compute_type && s.p.weight_layout == Layout::kContiguous;
   const std::int64_t by_channel = s.forward && as_they_lie ? 0 : round_up(s.lanes, kRows);
-  const std::int64_t gathered = pixels_in_place(s) ? 0 : s.p.N * s.p.P * s.p.Q;
+  const std::int64_t gathered = pixels_in_place(plan) ? 0 : s.p.N * s.p.P * s.p.Q;
   const std::int64_t by_pixel = plan.by_panel ? gathered : lanes;
-  const std::int64_t most_rows = surely_planar(s)     ? by_channel
+  const std::int64_t most_rows = surely_planar(plan)  ? by_channel
                                  : surely_by_pixel(s) ? by_pixel
                                                       : most(by_pixel, by_channel);
   return most_rows * s.depth + lanes;
@@ -103,11 +101,12 @@ std::int64_t thread_bytes_pointwise(const ConvPlan& plan) {
   const WorkspaceShape s(plan);
   constexpr std::int64_t kRows = 24, kMostDepth = 256, kPanelsOfGroup = 8;
   const std::int64_t pixels = s.p.N * s.p.P * s.p.Q;
+  const std::int64_t group = least(kPanelsOfGroup, ceil_div(s.lanes, s.nr)) * s.nr;
   const std::int64_t by_pixel =
-      plan.by_panel ? kPanelsOfGroup * s.nr * (kMostDepth + pixels)
-                    : plan.pixel_block * ((pixels_in_place(s) ? 0 : s.depth) + s.nr);
+      plan.by_panel ? group * (least(kMostDepth, s.depth) + pixels)
+                    : plan.pixel_block * ((pixels_in_place(plan) ? 0 : s.depth) + s.nr);
   const std::int64_t by_plane = (kMostDepth + round_up(s.lanes, kRows)) * s.nr;
-  if (surely_planar(s)) return by_plane * s.bytes;
+  if (surely_planar(plan)) return by_plane * s.bytes;
   return (surely_by_pixel(s) ? by_pixel : most(by_pixel, by_plane)) * s.bytes;
 }
 

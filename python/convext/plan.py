@@ -28,9 +28,10 @@ class batch_invariant(ContextDecorator):
     """Makes a sample's result independent of what else is in the batch, bit for bit.
 
     It holds for the output and for the gradient of the input of CPU tensors; the gradients of
-    weight and bias are sums over the batch. It costs some speed, for kernels must be chosen without
-    looking at the batch size. Function transforms and forward-mode AD run ATen's kernels, to which
-    it does not apply.
+    weight and bias are sums over the batch. Samples are compared that lie in memory alike, each for
+    itself: how a batch strings them together does not matter. It costs some speed, for kernels must
+    be chosen without looking at the batch size. Function transforms and forward-mode AD run ATen's
+    kernels, to which it does not apply.
 
     Like :class:`torch.set_grad_enabled` it is a function and a context manager, and it can
     decorate:
@@ -221,6 +222,7 @@ def explain(
     )
     dtype = input.real.dtype if input.is_complex() else input.dtype
     samples = input if input.dim() != 3 else input.unsqueeze(0)
+    alone = samples[:1] if is_batch_invariant() and samples.dim() == 4 else samples
     problem = _C.ConvProblem(
         list(samples.shape),
         list(weight.shape),
@@ -230,7 +232,7 @@ def explain(
         groups,
         padding_mode,
         str(dtype).removeprefix("torch."),
-        layout_of(samples[:1] if is_batch_invariant() else samples),
+        layout_of(alone),
         layout_of(weight),
     )
     return _C.plan(problem, PASSES[direction])
