@@ -43,6 +43,8 @@ constexpr std::int64_t bytes_of(DType dtype) {
   return 0;
 }
 
+constexpr bool is_floating_point(DType dtype) { return dtype <= DType::kFloat16; }
+
 // A 4-d tensor in NCHW index order (a weight is KCRS), whatever its memory order. Strides count
 // elements and may be 0 (expanded) or describe a slice.
 struct TensorView {

@@ -110,6 +110,13 @@ void run_wgrad_naive(const ConvParams& v, const Operands& o, void* stream) {
          static_cast<const T*>(o.input), static_cast<T*>(o.result));
 }
 
+template <class T>
+void run_bgrad_naive(const ConvParams& v, const Operands& o, void* stream) {
+  launch(&bgrad_naive<T>, grid_of(ceil_div(v.K, kNaiveThreads)), kNaiveThreads, 0,
+         static_cast<cudaStream_t>(stream), v, static_cast<const T*>(o.output),
+         static_cast<T*>(o.result));
+}
+
 // ---- implicit GEMM ------------------------------------------------------------------------------
 
 bool refuse(std::string* why, const char* words) {
@@ -365,6 +372,9 @@ const char* pass_name(Pass pass) {
 
 template <class T>
 void add_naive(std::vector<Rung>* rungs) {
+  rungs->push_back({std::string("bgrad_rowsum_") + Named<T>::name + "_any", Pass::kBgrad, "rowsum",
+                    Named<T>::dtype, 0, 0, 0, 75, false, false, &anything, &bgrad_workspace<T>,
+                    &run_bgrad<T>});
   const auto add = [&](Pass pass, auto run) {
     rungs->push_back({std::string(pass_name(pass)) + "_naive_" + Named<T>::name + "_any", pass,
                       "naive", Named<T>::dtype, 0, 0, 0, 75, false, false, &anything, &no_workspace,
@@ -373,9 +383,7 @@ void add_naive(std::vector<Rung>* rungs) {
   add(Pass::kFprop, &run_fprop_naive<T>);
   add(Pass::kDgrad, &run_dgrad_naive<T>);
   add(Pass::kWgrad, &run_wgrad_naive<T>);
-  rungs->push_back({std::string("bgrad_rowsum_") + Named<T>::name + "_any", Pass::kBgrad, "rowsum",
-                    Named<T>::dtype, 0, 0, 0, 75, false, false, &anything, &bgrad_workspace<T>,
-                    &run_bgrad<T>});
+  add(Pass::kBgrad, &run_bgrad_naive<T>);
 }
 
 template <class T>
@@ -429,25 +437,24 @@ std::vector<Rung> make_ladder() {
 
 }  // namespace
 
-void run_copy_layout(DType dtype, const std::int64_t (&size)[4], const void* from,
+void run_copy_layout(std::int64_t element_bytes, const std::int64_t (&size)[4], const void* from,
                      const Strides& from_strides, void* to, const Strides& to_strides,
                      void* stream) {
-  const std::int64_t N = size[0], C = size[1], H = size[2], W = size[3];
-  const auto pixels_of = [=](const Strides& s) {
-    return PixelStrides{s.n, s.c, W > 1 ? s.w : s.h};
-  };
-  const std::int64_t blocks = ceil_div(C, kLayoutTile) * ceil_div(H * W, kLayoutTile) * N;
+  const std::int64_t pixels = size[2] * size[3];
+  const std::int64_t blocks =
+      ceil_div(size[1], kLayoutTile) * ceil_div(pixels, kLayoutTile) * size[0];
   const auto start = [&](auto element) {
     using T = decltype(element);
     launch(&copy_layout<T>, grid_of(blocks), kLayoutTile * kLayoutRows, 0,
-           static_cast<cudaStream_t>(stream), static_cast<int>(C), H * W,
-           static_cast<const T*>(from), pixels_of(from_strides), static_cast<T*>(to),
-           pixels_of(to_strides));
+           static_cast<cudaStream_t>(stream), static_cast<int>(size[1]), pixels,
+           Divisor(static_cast<int>(size[3])), static_cast<const T*>(from), from_strides,
+           static_cast<T*>(to), to_strides);
   };
-  switch (bytes_of(dtype)) {  // values are moved, not looked at
+  switch (element_bytes) {  // values are moved, not looked at
     case 2: start(std::uint16_t{}); break;
     case 4: start(std::uint32_t{}); break;
-    default: start(std::uint64_t{}); break;
+    case 8: start(std::uint64_t{}); break;
+    default: start(uint4{}); break;
   }
 }
 

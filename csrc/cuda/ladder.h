@@ -43,8 +43,8 @@ struct Rung {
 // tiles.
 const std::vector<Rung>& ladder();
 
-// to = from, a tensor of `dtype` whose dimensions lie in another order.
-void run_copy_layout(DType dtype, const std::int64_t (&size)[4], const void* from,
+// to = from, a tensor whose dimensions lie in another order; elements have 2, 4, 8 or 16 bytes.
+void run_copy_layout(std::int64_t element_bytes, const std::int64_t (&size)[4], const void* from,
                      const Strides& from_strides, void* to, const Strides& to_strides,
                      void* stream);
 
@@ -52,6 +52,9 @@ void run_copy_layout(DType dtype, const std::int64_t (&size)[4], const void* fro
 ConvParams make_params(const ConvProblem& problem, const std::int64_t (&input_strides)[4],
                        const std::int64_t (&weight_strides)[4],
                        const std::int64_t (&output_strides)[4]);
+
+// Of dense tensors with adjacent channels, as plans suppose them.
+ConvParams channels_last_params(const ConvProblem& problem);
 
 // `count` shares of `size` each, but for the last, which may be smaller.
 struct Shares {

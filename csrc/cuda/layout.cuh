@@ -3,7 +3,7 @@
 // computes  to[n,c,pixel] = from[n,c,pixel], where the two lie differently in memory
 // owns      CTA: 32 channels x 32 pixels of an image, through shared memory; thread: 4 of them.
 // budget    shared: 32 x 33 elements, so that neither order meets a bank twice.
-// needs     in each tensor the pixels of an image evenly spaced, as dense tensors have them.
+// needs     nothing: any strides.
 // bound by  memory: each element is read and written once, by neighbouring threads in both orders.
 // step      what lets a rung that wants channels adjacent take an NCHW tensor: its time counts.
 #pragma once
@@ -12,17 +12,12 @@
 
 namespace convext::cuda {
 
-// Of a tensor seen as [n][c][pixel].
-struct PixelStrides {
-  std::int64_t n, c, pixel;
-};
-
 inline constexpr int kLayoutTile = 32, kLayoutRows = 8;
 
 template <class T>
 __global__ void __launch_bounds__(kLayoutTile* kLayoutRows, 4)
-    copy_layout(int channels, std::int64_t pixels, const T* __restrict__ from, PixelStrides f,
-                T* __restrict__ to, PixelStrides t) {
+    copy_layout(int channels, std::int64_t pixels, Divisor by_width, const T* __restrict__ from,
+                Strides f, T* __restrict__ to, Strides t) {
   SHARED_ARRAY(T, tile, [kLayoutTile][kLayoutTile + 1]);  // [channel][pixel]
   unsigned rest = blockIdx.x;
   const int c0 = take(&rest, block_count(channels, kLayoutTile)) * kLayoutTile;
@@ -37,7 +32,9 @@ __global__ void __launch_bounds__(kLayoutTile* kLayoutRows, 4)
   for (int i = first; i < kLayoutTile; i += kLayoutRows) {
     const int c = read_channels ? lane : i, pixel = read_channels ? i : lane;
     if (c0 + c < channels && pixel0 + pixel < pixels) {
-      tile[c][pixel] = from[n * f.n + (c0 + c) * f.c + (pixel0 + pixel) * f.pixel];
+      std::int64_t row = pixel0 + pixel;
+      const int w = by_width.divide(&row);
+      tile[c][pixel] = from[n * f.n + (c0 + c) * f.c + row * f.h + w * f.w];
     }
   }
   __syncthreads();  // the tile is there
@@ -45,7 +42,9 @@ __global__ void __launch_bounds__(kLayoutTile* kLayoutRows, 4)
   for (int i = first; i < kLayoutTile; i += kLayoutRows) {
     const int c = write_channels ? lane : i, pixel = write_channels ? i : lane;
     if (c0 + c < channels && pixel0 + pixel < pixels) {
-      to[n * t.n + (c0 + c) * t.c + (pixel0 + pixel) * t.pixel] = tile[c][pixel];
+      std::int64_t row = pixel0 + pixel;
+      const int w = by_width.divide(&row);
+      to[n * t.n + (c0 + c) * t.c + row * t.h + w * t.w] = tile[c][pixel];
     }
   }
 }

@@ -1,9 +1,10 @@
-// fprop_naive, dgrad_naive, wgrad_naive: the definition, one thread a result
+// fprop_naive, dgrad_naive, wgrad_naive, bgrad_naive: the definition, one thread a result
 //
 // computes  fprop  output[n,k,p,q]     = bias[k] + sum_{r,s,c} weight[k,c,r,s] * input[n,c,h(p,r),w(q,s)]
 //           dgrad  grad_input[n,c,h,w] = sum_{r,s,k} weight[k,c,r,s] * grad_output[n,k,p,q] over all
 //                  (p,r) and (q,s) that read pixel (h,w), copies of it in the padding among them
 //           wgrad  grad_weight[k,c,r,s] = sum_{n,p} sum_q grad_output[n,k,p,q] * input[n,c,h(p,r),w(q,s)]
+//           bgrad  grad_bias[k] = sum_{n,p} sum_q grad_output[n,k,p,q]
 //           with c and k running over the channels of one group.
 // owns      one thread: one result, summed in the order written above.
 // budget    no shared memory; at most 80 registers, three CTAs an SM.
@@ -131,6 +132,24 @@ __global__ void __launch_bounds__(kNaiveThreads, 3)
     }
   }
   grad_weight[offset_of(v.weight, k, c, r, s)] = to_storage<T>(sum);
+}
+
+template <class T>
+__global__ void __launch_bounds__(kNaiveThreads, 3)
+    bgrad_naive(ConvParams v, const T* __restrict__ grad_output, T* __restrict__ grad_bias) {
+  const std::int64_t k = thread_index();
+  if (k >= v.K) return;
+  Compute<T> sum = 0;
+  for (int n = 0; n < v.N; ++n) {
+    for (int p = 0; p < v.P; ++p) {
+      Compute<T> row = 0;
+      for (int q = 0; q < v.Q; ++q) {
+        row += to_compute(grad_output[offset_of(v.output, n, static_cast<int>(k), p, q)]);
+      }
+      sum += row;
+    }
+  }
+  grad_bias[k] = to_storage<T>(sum);
 }
 
 }  // namespace convext::cuda

@@ -72,6 +72,14 @@ ConvParams make_params(const ConvProblem& p, const std::int64_t (&input_strides)
   return v;
 }
 
+ConvParams channels_last_params(const ConvProblem& p) {
+  const std::int64_t channels = p.channels_per_group();
+  const std::int64_t input[4] = {p.H * p.W * p.C, 1, p.W * p.C, p.C};
+  const std::int64_t weight[4] = {p.R * p.S * channels, 1, p.S * channels, channels};
+  const std::int64_t output[4] = {p.P * p.Q * p.K, 1, p.Q * p.K, p.K};
+  return make_params(p, input, weight, output);
+}
+
 Shares cut(std::int64_t whole, std::int64_t parts) {
   const std::int64_t size = (whole + parts - 1) / parts;
   return {static_cast<int>((whole + size - 1) / size), size};

@@ -18,11 +18,12 @@ struct CudaOptions {
   bool tf32 = false;  // float32 products may be rounded to TF32
   std::string force;  // an algorithm, or a rung's name; empty for the plan's own choice
   std::int64_t workspace_limit = kNoLimit;
+  std::int64_t copy_bytes = 0;  // of tensors that are copied for rungs that want channels adjacent
 };
 
 struct CudaPlan {
   const Rung* rung = nullptr;
-  std::int64_t workspace_bytes = 0;
+  std::int64_t workspace_bytes = 0;  // of the rung, without copies
   std::string reason;
   std::vector<std::pair<std::string, std::string>> refused;  // rung, why
 };

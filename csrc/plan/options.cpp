@@ -9,10 +9,41 @@
 #include <stdexcept>
 
 #include "../cpu/scratch.h"
+#include "../cuda_library.h"
 #include "cpu_features.h"
 
 namespace convext {
 namespace {
+
+// A part of a spec: [cuda:][pass=]name
+struct ForcePart {
+  bool cuda = false;
+  std::string pass;  // empty: all that have it
+  std::string name;
+};
+
+std::vector<ForcePart> parts_of(const std::string& spec) {
+  constexpr char kCuda[] = "cuda:";
+  std::vector<ForcePart> parts;
+  std::stringstream texts(spec);
+  std::string text;
+  while (std::getline(texts, text, ',')) {
+    ForcePart part;
+    part.cuda = text.rfind(kCuda, 0) == 0;
+    if (part.cuda) text = text.substr(sizeof kCuda - 1);
+    const std::size_t equals = text.find('=');
+    if (equals != std::string::npos) part.pass = text.substr(0, equals);
+    part.name = equals == std::string::npos ? text : text.substr(equals + 1);
+    parts.push_back(part);
+  }
+  return parts;
+}
+
+// Whether a part names one of CUDA's kernels.
+bool is_cuda_kernel(const ForcePart& part, const CudaKernel& kernel) {
+  return (part.name == kernel.algorithm || part.name == kernel.name) &&
+         (part.pass.empty() || part.pass == to_string(kernel.pass));
+}
 
 // "reference, indirect, ...": those of the table.
 std::string algorithm_names() {
@@ -26,30 +57,50 @@ std::string algorithm_names() {
   return names;
 }
 
+void validate_pass(const std::string& pass) {
+  for (Pass each : {Pass::kFprop, Pass::kDgrad, Pass::kWgrad, Pass::kBgrad}) {
+    if (pass.empty() || pass == to_string(each)) return;
+  }
+  throw std::runtime_error("CONVEXT_PLAN / force_plan: '" + pass +
+                           "' is no pass; there are fprop (forward), dgrad (input gradient), "
+                           "wgrad (weight gradient) and bgrad (bias gradient)");
+}
+
+void validate_cuda(const ForcePart& part) {
+  if (cuda_library() == nullptr) {
+    throw std::runtime_error("CONVEXT_PLAN / force_plan: 'cuda:" + part.name +
+                             "' forces a CUDA kernel, and none are loaded");
+  }
+  std::string names;
+  for (const CudaKernel& kernel : cuda_library()->kernels()) {
+    if (is_cuda_kernel(part, kernel)) return;
+    if (names.find(kernel.algorithm) == std::string::npos) {
+      names += (names.empty() ? "" : ", ") + kernel.algorithm;
+    }
+  }
+  throw std::runtime_error("CONVEXT_PLAN / force_plan: '" + part.name +
+                           "' names no CUDA kernel" +
+                           (part.pass.empty() ? "" : " of " + part.pass) +
+                           "; give an algorithm (" + names + ") or a kernel's name");
+}
+
 void validate_force(const std::string& spec) {
-  std::stringstream parts(spec);
-  std::string part;
-  while (std::getline(parts, part, ',')) {
-    const std::size_t equals = part.find('=');
-    const std::string pass = equals == std::string::npos ? "" : part.substr(0, equals);
-    const Force force{equals == std::string::npos ? part : part.substr(equals + 1)};
-    bool known = equals == std::string::npos;
-    for (Pass each : {Pass::kFprop, Pass::kDgrad, Pass::kWgrad, Pass::kBgrad}) {
-      known = known || pass == to_string(each);
+  for (const ForcePart& part : parts_of(spec)) {
+    validate_pass(part.pass);
+    if (part.cuda) {
+      validate_cuda(part);
+      continue;
     }
-    if (!known) {
-      throw std::runtime_error("CONVEXT_PLAN / force_plan: '" + pass +
-                               "' is no pass; there are fprop (forward), dgrad (input gradient), "
-                               "wgrad (weight gradient) and bgrad (bias gradient)");
-    }
-    known = false;
+    bool known = false;
     for (const KernelInfo& kernel : kernel_table()) {
-      known = known || (force.matches(kernel) && (pass.empty() || pass == to_string(kernel.pass)));
+      known = known || (Force{part.name}.matches(kernel) &&
+                        (part.pass.empty() || part.pass == to_string(kernel.pass)));
     }
     if (!known) {
-      throw std::runtime_error("CONVEXT_PLAN / force_plan: '" + part +
-                               "' names no kernel of the table; give an algorithm (" +
-                               algorithm_names() +
+      throw std::runtime_error("CONVEXT_PLAN / force_plan: '" + part.name +
+                               "' names no kernel of the table" +
+                               (part.pass.empty() ? "" : " for " + part.pass) +
+                               "; give an algorithm (" + algorithm_names() +
                                ") or a kernel name, optionally with its pass, as in "
                                "'fprop=indirect,wgrad=reference'");
     }
@@ -103,20 +154,27 @@ T exchange_option(T Options::* option, T value) {
 }  // namespace
 
 Force force_for(const std::string& spec, Pass pass) {
-  std::stringstream parts(spec);
-  std::string part;
-  while (std::getline(parts, part, ',')) {
-    const std::size_t equals = part.find('=');
-    if (equals == std::string::npos) {
-      // A bare algorithm name speaks about the passes that have it, a kernel name about its own.
-      for (const KernelInfo& kernel : kernel_table()) {
-        if (kernel.pass == pass && Force{part}.matches(kernel)) return Force{part};
-      }
-    } else if (part.substr(0, equals) == to_string(pass)) {
-      return Force{part.substr(equals + 1)};
+  for (const ForcePart& part : parts_of(spec)) {
+    if (part.cuda) continue;
+    if (part.pass == to_string(pass)) return Force{part.name};
+    if (!part.pass.empty()) continue;
+    // A bare algorithm name speaks about the passes that have it, a kernel name about its own.
+    for (const KernelInfo& kernel : kernel_table()) {
+      if (kernel.pass == pass && Force{part.name}.matches(kernel)) return Force{part.name};
     }
   }
   return Force{};
+}
+
+std::string cuda_force_for(const std::string& spec, Pass pass) {
+  if (spec.empty() || cuda_library() == nullptr) return "";
+  for (const ForcePart& part : parts_of(spec)) {
+    if (!part.cuda) continue;
+    for (const CudaKernel& kernel : cuda_library()->kernels()) {
+      if (kernel.pass == pass && is_cuda_kernel(part, kernel)) return part.name;
+    }
+  }
+  return "";
 }
 
 PlanOptions current_options() {

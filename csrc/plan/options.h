@@ -15,7 +15,9 @@ struct Force {
   }
 };
 
-// "a", or "fprop=a,wgrad=b": the part that speaks about `pass`.
+// "a", or "fprop=a,wgrad=b": the part that speaks about `pass`. Parts that begin with "cuda:" speak
+// about CUDA's kernels: theirs is what cuda_force_for tells.
 Force force_for(const std::string& spec, Pass pass);
+std::string cuda_force_for(const std::string& spec, Pass pass);
 
 }  // namespace convext

@@ -7,6 +7,7 @@
 #include "../conv_plan.h"
 #include "../cpu/measure_peaks.h"
 #include "../cpu/scratch.h"
+#include "../cuda_library.h"
 #include "../plan/cpu_features.h"
 #include "../plan/kernel_table.h"
 #include "../run.h"
@@ -94,6 +95,56 @@ py::list kernels() {
     rows.append(row);
   }
   return rows;
+}
+
+// ---- CUDA: what the library of its kernels tells, once it is loaded ------------------------------
+
+const convext::CudaLibrary& loaded_cuda() {
+  const convext::CudaLibrary* library = convext::cuda_library();
+  if (library == nullptr) throw std::runtime_error("convext's CUDA kernels are not loaded");
+  return *library;
+}
+
+py::dict as_dict(const convext::CudaKernel& kernel) {
+  py::dict row;
+  row["name"] = kernel.name;
+  row["pass"] = convext::to_string(kernel.pass);
+  row["algorithm"] = kernel.algorithm;
+  row["dtype"] = convext::to_string(kernel.dtype);
+  row["tile_m"] = kernel.tile_m;
+  row["tile_n"] = kernel.tile_n;
+  row["tile_k"] = kernel.tile_k;
+  row["least_capability"] = kernel.least_capability;
+  return row;
+}
+
+py::list cuda_kernels() {
+  py::list rows;
+  for (const convext::CudaKernel& kernel : loaded_cuda().kernels()) rows.append(as_dict(kernel));
+  return rows;
+}
+
+py::dict cuda_plan(const ConvProblem& problem, const std::string& pass, int compute_capability,
+                   int multiprocessors, bool tf32, const std::string& force) {
+  const convext::CudaChoice choice =
+      loaded_cuda().plan(problem, parse_pass(pass), {compute_capability, multiprocessors, tf32},
+                         force, convext::current_options().workspace_limit);
+  py::dict plan = as_dict(choice.kernel);
+  plan["workspace_bytes"] = choice.workspace_bytes;
+  plan["reason"] = choice.reason;
+  plan["refused"] = choice.refused;
+  return plan;
+}
+
+// `query` is kept for good, and asked on whichever thread runs a convolution.
+void connect_tf32(const py::function& query) {
+  static PyObject* kept = nullptr;
+  Py_XDECREF(kept);
+  kept = py::function(query).release().ptr();
+  convext::set_tf32_query([]() -> bool {
+    const py::gil_scoped_acquire gil;
+    return py::reinterpret_borrow<py::function>(kept)().cast<bool>();
+  });
 }
 
 py::dict measure_peaks(int threads, std::int64_t buffer_bytes) {
@@ -216,6 +267,12 @@ PYBIND11_MODULE(_C, m) {
   m.def("held_workspace", &convext::held_scratch);
   m.def("free_workspace", &convext::free_scratch);
   add_short_ways(m);
+  m.def("cuda_loaded", [] { return convext::cuda_library() != nullptr; });
+  m.def("cuda_kernels", &cuda_kernels);
+  m.def("cuda_plan", &cuda_plan, py::arg("problem"), py::arg("pass_"),
+        py::arg("compute_capability"), py::arg("multiprocessors"), py::arg("tf32") = false,
+        py::arg("force") = "");
+  m.def("connect_tf32", &connect_tf32, py::arg("query"));
   m.def("kernel_runs", [] {
     py::dict runs;
     for (const convext::KernelInfo& kernel : convext::kernel_table()) {

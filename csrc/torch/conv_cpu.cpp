@@ -59,7 +59,7 @@ void run(const ConvProblem& problem, Pass pass, const ConvTensors& tensors, bool
 }
 
 struct Cpu {
-  static void check(const Tensor& tensor, const char* argument) {
+  static void check(const Tensor& tensor, const char* argument, const Tensor&) {
     if (tensor.is_cpu()) return;
     fail(std::string("convext: ") + argument +
          " is on another device than the CPU tensors it is convolved with; move all of them to "

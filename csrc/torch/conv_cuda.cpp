@@ -4,7 +4,13 @@
 #include <torch/csrc/stable/accelerator.h>
 
 #include "../cuda/plan_cuda.h"
+#include "../cuda_library.h"
+#include "../plan/options.h"
 #include "conv_ops.h"
+
+// Of torch's CUDA build alone: weak, so that this library can be loaded into another torch too,
+// where its plans can be looked at.
+#pragma weak aoti_torch_get_current_cuda_stream
 
 namespace convext {
 namespace {
@@ -47,47 +53,59 @@ Tensor bytes_on(std::int32_t device, std::int64_t bytes) {
                          {aoti_torch_device_type_cuda(), device});
 }
 
-// A tensor as a rung wants it: itself, or a copy with adjacent channels.
-struct Adjacent {
-  TensorView view;
-  Tensor copy;
-  bool copied = false;
+// An operand as most rungs want it, with adjacent channels: where it lies, or a copy.
+struct Operand {
+  TensorView original, view;
+  bool copied;
+  std::int64_t bytes = 0;  // of the copy
+  Tensor memory;           // the copy
+
+  explicit Operand(const TensorView& tensor)
+      : original(tensor),
+        view(tensor),
+        copied(tensor.data != nullptr && tensor.stride[1] != 1 && tensor.size[1] > 1) {
+    if (!copied) return;
+    const auto [n, c, h, w] = view.size;
+    bytes = n * c * h * w * bytes_of(view.dtype);
+    view.data = nullptr;
+    view.stride[1] = 1;
+    view.stride[3] = c;
+    view.stride[2] = w * c;
+    view.stride[0] = h * w * c;
+  }
+
+  void take_as_it_lies() {
+    view = original;
+    copied = false;
+  }
+  void allocate(std::int32_t device) {
+    if (!copied) return;
+    memory = bytes_on(device, bytes);
+    view.data = memory.mutable_data_ptr();
+  }
+  void copy_in(void* stream) const {
+    if (copied) copy(original, view, stream);
+  }
+  void copy_out(void* stream) const {
+    if (copied) copy(view, original, stream);
+  }
+
+ private:
+  static void copy(const TensorView& from, const TensorView& to, void* stream) {
+    cuda::run_copy_layout(bytes_of(from.dtype), from.size, from.data, strides_of(from), to.data,
+                          strides_of(to), stream);
+  }
+  static Strides strides_of(const TensorView& view) {
+    return {view.stride[0], view.stride[1], view.stride[2], view.stride[3]};
+  }
 };
 
-bool channels_are_adjacent(const TensorView& view) {
-  return view.stride[1] == 1 || view.size[1] == 1;
-}
-
-Strides strides_of(const TensorView& view) {
-  return {view.stride[0], view.stride[1], view.stride[2], view.stride[3]};
-}
-
-// Without its data.
-Adjacent with_adjacent_channels(const TensorView& view, std::int32_t device) {
-  Adjacent made{view, Tensor(), false};
-  if (channels_are_adjacent(view)) return made;
-  const auto [n, c, h, w] = view.size;
-  made.copy = bytes_on(device, n * c * h * w * bytes_of(view.dtype));
-  made.copied = true;
-  made.view.data = made.copy.mutable_data_ptr();
-  made.view.stride[1] = 1;
-  made.view.stride[3] = c;
-  made.view.stride[2] = w * c;
-  made.view.stride[0] = h * w * c;
-  return made;
-}
-
-void copy(const TensorView& from, const TensorView& to, void* stream) {
-  cuda::run_copy_layout(from.dtype, from.size, from.data, strides_of(from), to.data,
-                        strides_of(to), stream);
-}
-
 struct Cuda {
-  static void check(const Tensor& tensor, const char* argument) {
-    if (tensor.is_cuda()) return;
+  static void check(const Tensor& tensor, const char* argument, const Tensor& input) {
+    if (tensor.is_cuda() && input.is_cuda() && device_index(tensor) == device_index(input)) return;
     fail(std::string("convext: ") + argument +
-         " is on another device than the CUDA tensors it is convolved with; move all of them to "
-         "one device");
+         " is on another device than the tensors it is convolved with; move all of them to one "
+         "device");
   }
 
   static Tensor allocate(const Tensor& like, const Size4& size, std::int32_t type,
@@ -101,15 +119,13 @@ struct Cuda {
 
   static void run(const ConvProblem& problem, Pass pass, const ConvTensors& tensors,
                   bool is_complex, const Tensor& result) {
-    if (is_complex || bytes_of(problem.dtype) < 2 || problem.dtype == DType::kInt16 ||
-        problem.dtype == DType::kInt32 || problem.dtype == DType::kInt64) {
-      fail("convext: the CUDA kernels take float32, float64, bfloat16 and float16");
+    if (is_complex || !is_floating_point(problem.dtype)) {
+      fail("convext::conv2d: CUDA kernels take float32, float64, bfloat16 and float16");
     }
     const std::int32_t device = device_index(result);
     const torch::stable::accelerator::DeviceGuard guard(device);
-    void* stream = current_stream(device);
     try {
-      run_on(problem, pass, tensors, device, stream);
+      run_on(problem, pass, tensors, device, current_stream(device));
     } catch (const cuda::LaunchFailed& error) {
       fail(std::string("convext: CUDA: ") + error.what);
     }
@@ -118,39 +134,30 @@ struct Cuda {
  private:
   static void run_on(const ConvProblem& problem, Pass pass, const ConvTensors& tensors,
                      std::int32_t device, void* stream) {
-    const auto params_of = [&](const TensorView& x, const TensorView& w, const TensorView& y) {
-      return cuda::make_params(problem, x.stride, w.stride, y.stride);
+    Operand input(tensors.input), weight(tensors.weight), output(tensors.output);
+    const auto params = [&] {
+      return cuda::make_params(problem, input.view.stride, weight.view.stride, output.view.stride);
     };
-    const auto plan_for = [&](const ConvParams& params) {
-      cuda::CudaOptions options;
-      options.tf32 = cuda::tf32_allowed();
-      options.workspace_limit = current_options().workspace_limit;
-      return cuda::plan_cuda(params, pass, problem.dtype, traits_of(device), options);
-    };
-    // The plan supposes adjacent channels; a rung that does without takes tensors as they are.
-    const bool bias_alone = pass == Pass::kBgrad;
-    Adjacent input{tensors.input, Tensor(), false}, weight{tensors.weight, Tensor(), false};
-    Adjacent output{tensors.output, Tensor(), false};
-    if (!bias_alone) {
-      input = with_adjacent_channels(tensors.input, device);
-      weight = with_adjacent_channels(tensors.weight, device);
-      output = with_adjacent_channels(tensors.output, device);
-    }
-    ConvParams params = params_of(input.view, weight.view, output.view);
-    const cuda::CudaPlan plan = plan_for(params);
+    const PlanOptions process = current_options();
+    cuda::CudaOptions options;
+    options.tf32 = problem.dtype == DType::kFloat32 && tf32_allowed();
+    options.force = cuda_force_for(process.force, pass);
+    options.workspace_limit = process.workspace_limit;
+    options.copy_bytes = input.bytes + weight.bytes + output.bytes;
+    const cuda::CudaPlan plan =
+        cuda::plan_cuda(params(), pass, problem.dtype, traits_of(device), options);
     if (!plan.rung->channels_last) {
-      input = {tensors.input, Tensor(), false};
-      weight = {tensors.weight, Tensor(), false};
-      output = {tensors.output, Tensor(), false};
-      params = params_of(input.view, weight.view, output.view);
+      for (Operand* each : {&input, &weight, &output}) each->take_as_it_lies();
     }
-    const auto bring = [&](const Adjacent& made, const TensorView& original) {
-      if (made.copied) copy(original, made.view, stream);
-    };
-    if (pass != Pass::kDgrad) bring(input, tensors.input);
-    if (pass != Pass::kWgrad) bring(weight, tensors.weight);
-    if (pass != Pass::kFprop) bring(output, tensors.output);
 
+    Operand* const result = pass == Pass::kFprop   ? &output
+                            : pass == Pass::kDgrad ? &input
+                            : pass == Pass::kWgrad ? &weight
+                                                   : nullptr;
+    for (Operand* each : {&input, &weight, &output}) {
+      each->allocate(device);
+      if (each != result) each->copy_in(stream);
+    }
     const Tensor workspace = bytes_on(device, plan.workspace_bytes);
     cuda::Operands operands;
     operands.input = input.view.data;
@@ -158,18 +165,9 @@ struct Cuda {
     operands.output = output.view.data;
     operands.bias = tensors.bias.data;
     operands.workspace = workspace.mutable_data_ptr();
-    const Adjacent& made = pass == Pass::kFprop   ? output
-                           : pass == Pass::kDgrad ? input
-                                                  : weight;
-    operands.result = bias_alone ? tensors.bias.data : made.view.data;
-    plan.rung->run(params, operands, stream);
-    if (!bias_alone && made.copied) {
-      copy(made.view,
-           pass == Pass::kFprop   ? tensors.output
-           : pass == Pass::kDgrad ? tensors.input
-                                  : tensors.weight,
-           stream);
-    }
+    operands.result = result != nullptr ? result->view.data : tensors.bias.data;
+    plan.rung->run(params(), operands, stream);
+    if (result != nullptr) result->copy_out(stream);
   }
 };
 

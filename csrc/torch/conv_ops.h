@@ -2,7 +2,7 @@
 // are allocated, and passes run. Geometry is ConvProblem's, loops over data are the kernels'.
 //
 // A Device has
-//   check(tensor, argument)                    throws if the tensor is elsewhere
+//   check(tensor, argument, input)             throws if the tensor is not where `input` is
 //   allocate(like, size, type, channels_last)  a new tensor where `like` is
 //   allocate_vector(like, size, type)
 //   run(problem, pass, tensors, is_complex, result)
@@ -34,13 +34,13 @@ struct ConvOps {
 
   static Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                        const Lists& lists) {
-    Device::check(input, "input");
-    Device::check(weight, "weight");
+    Device::check(input, "input", input);
+    Device::check(weight, "weight", input);
     const ElementType type = element_type(input.scalar_type(), "input");
     const ElementType weight_type = element_type(weight.scalar_type(), "weight");
     const ConvProblem problem = problem_of(input, weight, lists, type.real);
     if (bias) {
-      Device::check(*bias, "bias");
+      Device::check(*bias, "bias", input);
       check_bias(problem, sizes_of(weight), sizes_of(*bias));
       if (bias->scalar_type() != input.scalar_type()) {
         fail(std::string("Input type (") + type.name + ") and bias type (" +
@@ -113,9 +113,9 @@ struct ConvOps {
                                                const Tensor& weight,
                                                const GeometryOrLists& geometry,
                                                const std::array<bool, 3>& output_mask) {
-    Device::check(grad_output, "grad_output");
-    Device::check(input, "input");
-    Device::check(weight, "weight");
+    Device::check(grad_output, "grad_output", input);
+    Device::check(input, "input", input);
+    Device::check(weight, "weight", input);
     const ElementType type = element_type(input.scalar_type(), "input");
     return backward(problem_of(input, weight, geometry, type.real), type, grad_output, input,
                     weight, output_mask);

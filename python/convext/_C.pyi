@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from torch import Tensor
 
@@ -137,6 +137,17 @@ def set_workspace_limit(bytes: int | None) -> int | None: ...
 def workspace_limit() -> int | None: ...
 def held_workspace() -> int: ...
 def free_workspace() -> None: ...
+def cuda_loaded() -> bool: ...
+def cuda_kernels() -> list[dict[str, str | int]]: ...
+def cuda_plan(
+    problem: ConvProblem,
+    pass_: str,
+    compute_capability: int,
+    multiprocessors: int,
+    tf32: bool = False,
+    force: str = "",
+) -> dict[str, Any]: ...
+def connect_tf32(query: Callable[[], bool]) -> None: ...
 def short_conv2d(
     input: Tensor,
     weight: Tensor,

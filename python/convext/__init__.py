@@ -16,6 +16,7 @@ from . import _library
 
 __version__ = _library.package_version()
 _C = _library.load(list(__path__))
+_library.cuda_problem = _library.load_cuda(list(__path__))
 
 from ._ops import decompositions  # noqa: E402 - the operators have to be loaded first
 from .convert import convert, patch, revert  # noqa: E402

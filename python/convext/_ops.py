@@ -278,6 +278,10 @@ _C.connect_short_ways(
 )
 
 
+# Whether a float32 convolution on CUDA may round its products to TF32.
+_C.connect_tf32(lambda: torch.backends.cudnn.conv.fp32_precision == "tf32")
+
+
 def _is_transformed() -> bool:
     """Whether a ``torch.func`` transform or forward-mode AD is at work: then ATen steps in."""
     return peek_interpreter_stack() is not None or forward_ad._current_level >= 0

@@ -68,6 +68,7 @@ def describe() -> dict[str, Any]:
             "isas": build["isas"],
             "cuda": build["cuda"],
             "cuda_report": build.get("cuda_report", ""),
+            "cuda_problem": convext._library.cuda_problem,
             "cxx_flags": build["cxx_flags"],
             "torch_target_version": build["torch_target_version"],
         },
@@ -139,7 +140,8 @@ def _print_facts(console: Console, facts: dict[str, Any]) -> None:
 
 def _cuda_line(facts: dict[str, Any]) -> str:
     if facts["build"]["cuda"]:
-        return "built"
+        problem: str = facts["build"]["cuda_problem"]
+        return problem or str(facts["build"]["cuda_report"])
     # The build's own words are "not built (why)".
     report: str = facts["build"]["cuda_report"]
     line = report.replace("not built", "NOT BUILT")

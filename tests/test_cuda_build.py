@@ -1,0 +1,194 @@
+"""The compiled CUDA kernels, on machines without a GPU: what they take of a chip, which instructions
+they consist of, and which of them plans choose."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import convext
+from convext import _C, _library
+
+pytestmark = pytest.mark.skipif(
+    not _C.build_info()["cuda"], reason=f"CUDA kernels: {_C.build_info()['cuda_report']}"
+)
+
+ARCHITECTURES = ["sm_75", "sm_80", "sm_90a"]
+
+# Registers of a thread, by algorithm: what the heads of the kernels' files state.
+MOST_REGISTERS = {"naive": 80, "simt": 128, "mma": 255, "depthwise": 128, "other": 64}
+
+
+def library() -> Path:
+    found = _library._library_in(
+        _library.find_library(list(convext.__path__)).parent, "libconvext_cuda"
+    )
+    assert found is not None
+    return found
+
+
+def cuobjdump(*options: str) -> str:
+    scripts = Path(sys.prefix)
+    packaged = sorted(scripts.glob("lib*/python*/site-packages/nvidia/*/bin/cuobjdump"))
+    tool = str(packaged[0]) if packaged else shutil.which("cuobjdump")
+    assert tool is not None, "cuobjdump is missing: pip install nvidia-cuda-cuobjdump"
+    path = f"{Path(tool).parent}{os.pathsep}{os.environ['PATH']}"  # where it finds nvdisasm
+    done = subprocess.run(
+        [tool, *options, str(library())],
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@cache
+def resources() -> dict[tuple[str, str], dict[str, int]]:
+    """Of each kernel and architecture: registers, bytes of stack, shared and local memory."""
+    found: dict[tuple[str, str], dict[str, int]] = {}
+    architecture = kernel = ""
+    for line in cuobjdump("-res-usage").splitlines():
+        if (arch := re.match(r"arch = (\S+)", line)) is not None:
+            architecture = arch[1]
+        elif (function := re.match(r"\s*Function (\S+):", line)) is not None:
+            kernel = function[1]
+        elif "REG:" in line:
+            found[architecture, kernel] = {
+                name: int(value) for name, value in re.findall(r"(\w+)(?:\[\d+\])?:(\d+)", line)
+            }
+    return found
+
+
+@cache
+def instructions(architecture: str) -> dict[str, Counter[str]]:
+    """Of each kernel, how often it has which instruction (without its suffixes)."""
+    found: dict[str, Counter[str]] = {}
+    kernel = ""
+    for line in cuobjdump("-sass", "-arch", architecture).splitlines():
+        if (function := re.match(r"\s*Function : (\S+)", line)) is not None:
+            kernel = function[1]
+            found[kernel] = Counter()
+        elif (
+            code := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ )?([A-Z][A-Z0-9]+)", line)
+        ) is not None:
+            found[kernel][code[1]] += 1
+    return found
+
+
+def algorithm_of(kernel: str) -> str:
+    for name, sign in (("naive", "_naive"), ("simt", "SimtTile"), ("mma", "MmaTile")):
+        if sign in kernel:
+            return name
+    return "depthwise" if "_depthwise" in kernel else "other"
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_no_kernel_spills(architecture: str) -> None:
+    found = {kernel: use for (arch, kernel), use in resources().items() if arch == architecture}
+    assert len(found) > 100
+    for kernel, use in found.items():
+        assert use["STACK"] == 0, kernel
+        assert use["LOCAL"] == 0, kernel
+        assert use["REG"] <= MOST_REGISTERS[algorithm_of(kernel)], (kernel, use)
+        assert use["SHARED"] <= 48 << 10, kernel
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_instructions(architecture: str) -> None:
+    """Tensor core kernels multiply by tensor cores and copy asynchronously; nothing spills."""
+    seen: Counter[str] = Counter()
+    for kernel, count in instructions(architecture).items():
+        algorithm = algorithm_of(kernel)
+        seen[algorithm] += 1
+        assert count["LDL"] == count["STL"] == 0, kernel
+        if algorithm == "mma" and not (architecture == "sm_75" and "half" not in kernel):
+            assert count["HMMA"] > 0, kernel
+            assert count["LDSM"] > 0 or "float" in kernel or "IfNS" in kernel, kernel
+        if algorithm == "simt":
+            assert count["FFMA"] + count["DFMA"] > 100, kernel
+    assert set(seen) >= {"naive", "simt", "mma", "depthwise"}
+    if architecture != "sm_75":
+        asynchronous = [k for k, c in instructions(architecture).items() if c["LDGSTS"] > 0]
+        assert len(asynchronous) >= 12
+
+
+def plans(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of a process of its own, whose torch may be without CUDA."""
+    code = """
+import json, sys
+import convext
+from convext import _C, _library
+problem = _library.load_cuda(list(convext.__path__), without_torch_cuda=True)
+assert problem == "", problem
+answers = []
+for request in json.load(sys.stdin):
+    made = _C.ConvProblem(**request.pop("problem"))
+    try:
+        answers.append(_C.cuda_plan(made, **request))
+    except RuntimeError as error:
+        answers.append({"error": str(error)})
+print(json.dumps(answers))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        input=json.dumps(requests),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    answers: list[dict[str, Any]] = json.loads(done.stdout)
+    return answers
+
+
+def test_plans() -> None:
+    square = {"input_size": [32, 64, 56, 56], "weight_size": [64, 64, 3, 3], "padding": [1, 1]}
+    own = {"input_size": [32, 64, 56, 56], "weight_size": [64, 1, 3, 3], "groups": 64}
+    hopper = {"compute_capability": 90, "multiprocessors": 132}
+    turing = {"compute_capability": 75, "multiprocessors": 40}
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"problem": {**square, "dtype": "float16"}, "pass_": "fprop", **hopper}, "mma"),
+        ({"problem": {**square, "dtype": "bfloat16"}, "pass_": "dgrad", **hopper}, "mma"),
+        ({"problem": {**square, "dtype": "float16"}, "pass_": "wgrad", **turing}, "mma"),
+        ({"problem": {**square, "dtype": "bfloat16"}, "pass_": "fprop", **turing}, "simt"),
+        ({"problem": square, "pass_": "fprop", **hopper}, "simt"),
+        ({"problem": square, "pass_": "fprop", "tf32": True, **hopper}, "mma_tf32"),
+        ({"problem": {**square, "dtype": "float64"}, "pass_": "fprop", **hopper}, "simt"),
+        ({"problem": {**own, "dtype": "bfloat16"}, "pass_": "wgrad", **hopper}, "depthwise"),
+        ({"problem": square, "pass_": "bgrad", **hopper}, "rowsum"),
+        ({"problem": square, "pass_": "fprop", "force": "naive", **hopper}, "naive"),
+    ]
+    answers = plans([dict(request) for request, _ in cases])
+    assert [answer.get("algorithm", answer) for answer in answers] == [
+        wanted for _, wanted in cases
+    ]
+    reasons = dict(answers[4]["refused"])
+    assert any("fp32_precision" in why for why in reasons.values())
+
+
+def test_a_plan_that_cannot_be_says_why() -> None:
+    problem = {"input_size": [1, 4, 8, 8], "weight_size": [4, 4, 3, 3], "dtype": "bfloat16"}
+    (answer,) = plans(
+        [
+            {
+                "problem": problem,
+                "pass_": "fprop",
+                "compute_capability": 75,
+                "multiprocessors": 40,
+                "force": "mma",
+            }
+        ]
+    )
+    assert "needs compute capability 8.0" in answer["error"]
