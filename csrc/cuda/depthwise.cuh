@@ -41,8 +41,9 @@ CONVEXT_DEVICE void stage_taps(const ConvParams& v, const T* weight, int k0, int
 
 template <class T, int Vec>
 __global__ void __launch_bounds__(DepthwiseTile::kThreads, DepthwiseTile::kBlocks)
-    fprop_depthwise(ConvParams v, Divisor by_strips, const T* __restrict__ input, const T* __restrict__ weight,
-                    const T* __restrict__ bias, T* __restrict__ output) {
+    fprop_depthwise(ConvParams v, Divisor by_strips, const T* __restrict__ input,
+                    const T* __restrict__ weight, const T* __restrict__ bias,
+                    T* __restrict__ output) {
   using Tile = DepthwiseTile;
   constexpr int kChannels = Tile::kVectors * Vec;
   SHARED_DYNAMIC(shared);
@@ -95,7 +96,8 @@ __global__ void __launch_bounds__(DepthwiseTile::kThreads, DepthwiseTile::kBlock
 
 template <class T, int Vec>
 __global__ void __launch_bounds__(DepthwiseTile::kThreads, DepthwiseTile::kBlocks)
-    dgrad_depthwise(ConvParams v, Divisor by_H, Divisor by_strips, const T* __restrict__ grad_output, const T* __restrict__ weight,
+    dgrad_depthwise(ConvParams v, Divisor by_H, Divisor by_strips,
+                    const T* __restrict__ grad_output, const T* __restrict__ weight,
                     T* __restrict__ grad_input) {
   using Tile = DepthwiseTile;
   constexpr int kChannels = Tile::kVectors * Vec;

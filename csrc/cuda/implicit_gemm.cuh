@@ -45,19 +45,18 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   Tile::multiply(operands, v.R * v.S * slices, &sums);
 
   // Epilogue.
-  sums.for_each(
-      [&](int row) { return row_offset[row] < 0 ? nullptr : output + row_offset[row]; },
-      [&](T* row, int lane, auto values) {
-        lane += lane0;
-        if (bias != nullptr) {
+  sums.for_each([&](int row) { return row_offset[row] < 0 ? nullptr : output + row_offset[row]; },
+                [&](T* row, int lane, auto values) {
+                  lane += lane0;
+                  if (bias != nullptr) {
 #pragma unroll
-          for (int e = 0; e < values.kCount; ++e) {
-            if (lane + e >= v.outputs) break;
-            values.element[e] += to_compute(bias[group * v.outputs + lane + e]);
-          }
-        }
-        store_lanes<Tile::kRagged>(row + lane, values, v.outputs - lane);
-      });
+                    for (int e = 0; e < values.kCount; ++e) {
+                      if (lane + e >= v.outputs) break;
+                      values.element[e] += to_compute(bias[group * v.outputs + lane + e]);
+                    }
+                  }
+                  store_lanes<Tile::kRagged>(row + lane, values, v.outputs - lane);
+                });
 }
 
 // CTAs of a class: those of class (0, 0), which has the most pixels; some have nothing to do.
@@ -75,10 +74,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const auto pixel_blocks = static_cast<int>(dgrad_pixel_blocks(v, Tile::kM));
   const std::int64_t pixel0 = static_cast<std::int64_t>(take(&rest, pixel_blocks)) * Tile::kM;
   const int residue_w = take(&rest, v.stride_w), residue_h = static_cast<int>(rest);
-  const ClassPixels pixels{axis_class(residue_h, v.H, v.R, v.stride_h, v.pad_top, v.dilation_h,
-                                      v.tap_step_h),
-                           axis_class(residue_w, v.W, v.S, v.stride_w, v.pad_left, v.dilation_w,
-                                      v.tap_step_w)};
+  const ClassPixels pixels{
+      axis_class(residue_h, v.H, v.R, v.stride_h, v.pad_top, v.dilation_h, v.tap_step_h),
+      axis_class(residue_w, v.W, v.S, v.stride_w, v.pad_left, v.dilation_w, v.tap_step_w)};
   if (pixel0 >= v.N * pixels.in_image()) return;
 
   // Where the rows' results go, -1 beyond the last.
@@ -86,10 +84,10 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   for (int row = static_cast<int>(threadIdx.x); row < Tile::kM; row += Tile::kThreads) {
     const bool in = pixel0 + row < v.N * pixels.in_image();
     const Pixel at = pixels.at(v, pixel0 + row);
-    row_offset[row] = in ? offset_of(v.input, at.n, group * v.channels,
-                                     pixels.rows.residue + at.p * v.stride_h,
-                                     pixels.columns.residue + at.q * v.stride_w)
-                         : -1;
+    row_offset[row] =
+        in ? offset_of(v.input, at.n, group * v.channels, pixels.rows.residue + at.p * v.stride_h,
+                       pixels.columns.residue + at.q * v.stride_w)
+           : -1;
   }
   __syncthreads();  // the offsets are there
 

@@ -48,6 +48,13 @@ void run_copy_layout(std::int64_t element_bytes, const std::int64_t (&size)[4], 
                      const Strides& from_strides, void* to, const Strides& to_strides,
                      void* stream);
 
+// Complex convolution as a real one (complex.cuh). `params` are the real problem's, but for the
+// weight's strides, which are the complex one's; `dtype` is that of a part.
+void run_expand_complex_weight(DType dtype, const ConvParams& params, const void* weight,
+                               void* expanded, void* stream);
+void run_fold_complex_gradient(DType dtype, const ConvParams& params, const void* expanded,
+                               void* gradient, void* stream);
+
 // Throws std::runtime_error for extents that do not fit 31 bits.
 ConvParams make_params(const ConvProblem& problem, const std::int64_t (&input_strides)[4],
                        const std::int64_t (&weight_strides)[4],

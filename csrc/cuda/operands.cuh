@@ -152,8 +152,7 @@ struct DgradOperands {
       const T* from = in ? image[i] + p * v.output.h + q * v.output.w + k : nullptr;
       a.load(i, from, v.outputs - k);
     }
-    const T* tap =
-        filter + walk.r * v.tap_step_h * v.weight.h + walk.s * v.tap_step_w * v.weight.w;
+    const T* tap = filter + walk.r * v.tap_step_h * v.weight.h + walk.s * v.tap_step_w * v.weight.w;
 #pragma unroll
     for (int i = 0; i < B::kChunks; ++i) {
       const int k = walk.c + B::depth(i), c = lane0 + B::at(i);
@@ -192,9 +191,11 @@ struct WgradOperands {
         a(grad),
         b(x) {
 #pragma unroll
-    for (int i = 0; i < A::kChunks; ++i) a_pixel[i] = pixel_at(pixel0 + A::depth(i), v.by_P, v.by_Q);
+    for (int i = 0; i < A::kChunks; ++i)
+      a_pixel[i] = pixel_at(pixel0 + A::depth(i), v.by_P, v.by_Q);
 #pragma unroll
-    for (int i = 0; i < B::kChunks; ++i) b_pixel[i] = pixel_at(pixel0 + B::depth(i), v.by_P, v.by_Q);
+    for (int i = 0; i < B::kChunks; ++i)
+      b_pixel[i] = pixel_at(pixel0 + B::depth(i), v.by_P, v.by_Q);
   }
 
   CONVEXT_DEVICE void next() {

@@ -78,10 +78,9 @@ void validate_cuda(const ForcePart& part) {
       names += (names.empty() ? "" : ", ") + kernel.algorithm;
     }
   }
-  throw std::runtime_error("CONVEXT_PLAN / force_plan: '" + part.name +
-                           "' names no CUDA kernel" +
-                           (part.pass.empty() ? "" : " of " + part.pass) +
-                           "; give an algorithm (" + names + ") or a kernel's name");
+  throw std::runtime_error("CONVEXT_PLAN / force_plan: '" + part.name + "' names no CUDA kernel" +
+                           (part.pass.empty() ? "" : " of " + part.pass) + "; give an algorithm (" +
+                           names + ") or a kernel's name");
 }
 
 void validate_force(const std::string& spec) {

@@ -49,24 +49,25 @@ Place place_of(const Tensor& tensor) {
 
 // Bytes of the caching allocator: what is freed while kernels still run is reused after them.
 Tensor bytes_on(std::int32_t device, std::int64_t bytes) {
-  return allocate_vector(bytes, aoti_torch_dtype_uint8(),
-                         {aoti_torch_device_type_cuda(), device});
+  return allocate_vector(bytes, aoti_torch_dtype_uint8(), {aoti_torch_device_type_cuda(), device});
 }
 
 // An operand as most rungs want it, with adjacent channels: where it lies, or a copy.
 struct Operand {
   TensorView original, view;
+  std::int64_t element_bytes;
   bool copied;
   std::int64_t bytes = 0;  // of the copy
   Tensor memory;           // the copy
 
-  explicit Operand(const TensorView& tensor)
+  explicit Operand(const TensorView& tensor, bool is_complex = false)
       : original(tensor),
         view(tensor),
+        element_bytes(bytes_of(tensor.dtype) * (is_complex ? 2 : 1)),
         copied(tensor.data != nullptr && tensor.stride[1] != 1 && tensor.size[1] > 1) {
     if (!copied) return;
     const auto [n, c, h, w] = view.size;
-    bytes = n * c * h * w * bytes_of(view.dtype);
+    bytes = n * c * h * w * element_bytes;
     view.data = nullptr;
     view.stride[1] = 1;
     view.stride[3] = c;
@@ -91,13 +92,26 @@ struct Operand {
   }
 
  private:
-  static void copy(const TensorView& from, const TensorView& to, void* stream) {
-    cuda::run_copy_layout(bytes_of(from.dtype), from.size, from.data, strides_of(from), to.data,
+  void copy(const TensorView& from, const TensorView& to, void* stream) const {
+    cuda::run_copy_layout(element_bytes, from.size, from.data, strides_of(from), to.data,
                           strides_of(to), stream);
   }
   static Strides strides_of(const TensorView& view) {
     return {view.stride[0], view.stride[1], view.stride[2], view.stride[3]};
   }
+};
+
+// Complex channels that are adjacent, as twice as many real ones.
+TensorView as_real(TensorView view) {
+  for (std::int64_t& stride : view.stride) stride *= 2;
+  view.stride[1] = 1;
+  view.size[1] *= 2;
+  return view;
+}
+
+struct Queue {
+  std::int32_t device;
+  void* stream;
 };
 
 struct Cuda {
@@ -119,22 +133,25 @@ struct Cuda {
 
   static void run(const ConvProblem& problem, Pass pass, const ConvTensors& tensors,
                   bool is_complex, const Tensor& result) {
-    if (is_complex || !is_floating_point(problem.dtype)) {
-      fail("convext::conv2d: CUDA kernels take float32, float64, bfloat16 and float16");
+    if (!is_floating_point(problem.dtype)) {
+      fail("convext::conv2d: CUDA kernels take floating point and complex tensors, no integers");
     }
     const std::int32_t device = device_index(result);
     const torch::stable::accelerator::DeviceGuard guard(device);
+    const Queue queue{device, current_stream(device)};
     try {
-      run_on(problem, pass, tensors, device, current_stream(device));
+      is_complex ? run_complex(problem, pass, tensors, queue)
+                 : run_real(problem, pass, tensors, queue);
     } catch (const cuda::LaunchFailed& error) {
       fail(std::string("convext: CUDA: ") + error.what);
     }
   }
 
  private:
-  static void run_on(const ConvProblem& problem, Pass pass, const ConvTensors& tensors,
-                     std::int32_t device, void* stream) {
+  static void run_real(const ConvProblem& problem, Pass pass, const ConvTensors& tensors,
+                       const Queue& queue) {
     Operand input(tensors.input), weight(tensors.weight), output(tensors.output);
+    Operand bias(tensors.bias);
     const auto params = [&] {
       return cuda::make_params(problem, input.view.stride, weight.view.stride, output.view.stride);
     };
@@ -145,7 +162,7 @@ struct Cuda {
     options.workspace_limit = process.workspace_limit;
     options.copy_bytes = input.bytes + weight.bytes + output.bytes;
     const cuda::CudaPlan plan =
-        cuda::plan_cuda(params(), pass, problem.dtype, traits_of(device), options);
+        cuda::plan_cuda(params(), pass, problem.dtype, traits_of(queue.device), options);
     if (!plan.rung->channels_last) {
       for (Operand* each : {&input, &weight, &output}) each->take_as_it_lies();
     }
@@ -153,21 +170,65 @@ struct Cuda {
     Operand* const result = pass == Pass::kFprop   ? &output
                             : pass == Pass::kDgrad ? &input
                             : pass == Pass::kWgrad ? &weight
-                                                   : nullptr;
-    for (Operand* each : {&input, &weight, &output}) {
-      each->allocate(device);
-      if (each != result) each->copy_in(stream);
+                                                   : &bias;
+    for (Operand* each : {&input, &weight, &output, &bias}) {
+      each->allocate(queue.device);
+      if (each != result) each->copy_in(queue.stream);
     }
-    const Tensor workspace = bytes_on(device, plan.workspace_bytes);
+    const Tensor workspace = bytes_on(queue.device, plan.workspace_bytes);
     cuda::Operands operands;
     operands.input = input.view.data;
     operands.weight = weight.view.data;
     operands.output = output.view.data;
-    operands.bias = tensors.bias.data;
+    operands.bias = bias.view.data;
     operands.workspace = workspace.mutable_data_ptr();
-    operands.result = result != nullptr ? result->view.data : tensors.bias.data;
-    plan.rung->run(params(), operands, stream);
-    if (result != nullptr) result->copy_out(stream);
+    operands.result = result->view.data;
+    plan.rung->run(params(), operands, queue.stream);
+    result->copy_out(queue.stream);
+  }
+
+  // As a real convolution of twice the channels (cuda/complex.cuh).
+  static void run_complex(const ConvProblem& problem, Pass pass, const ConvTensors& tensors,
+                          const Queue& queue) {
+    ConvProblem real = problem;
+    real.C *= 2;
+    real.K *= 2;
+    Operand input(tensors.input, true), output(tensors.output, true), bias(tensors.bias, true);
+    Operand* const result = pass == Pass::kFprop   ? &output
+                            : pass == Pass::kDgrad ? &input
+                            : pass == Pass::kBgrad ? &bias
+                                                   : nullptr;
+    for (Operand* each : {&input, &output, &bias}) {
+      each->allocate(queue.device);
+      if (each != result) each->copy_in(queue.stream);
+    }
+    ConvTensors parts;
+    parts.input = as_real(input.view);
+    parts.output = as_real(output.view);
+    parts.bias = as_real(bias.view);
+
+    const cuda::ConvParams params =
+        cuda::make_params(real, parts.input.stride, tensors.weight.stride, parts.output.stride);
+    parts.weight.dtype = problem.dtype;
+    const std::int64_t channels = real.channels_per_group();
+    const std::int64_t size[4] = {real.K, channels, real.R, real.S};
+    const std::int64_t stride[4] = {real.R * real.S * channels, 1, real.S * channels, channels};
+    for (int i = 0; i < 4; ++i) {
+      parts.weight.size[i] = size[i];
+      parts.weight.stride[i] = stride[i];
+    }
+    const Tensor expanded = bytes_on(queue.device, real.K * stride[0] * bytes_of(problem.dtype));
+    parts.weight.data = expanded.mutable_data_ptr();
+    if (pass == Pass::kFprop || pass == Pass::kDgrad) {
+      cuda::run_expand_complex_weight(problem.dtype, params, tensors.weight.data, parts.weight.data,
+                                      queue.stream);
+    }
+    run_real(real, pass, parts, queue);
+    if (pass == Pass::kWgrad) {
+      cuda::run_fold_complex_gradient(problem.dtype, params, parts.weight.data, tensors.weight.data,
+                                      queue.stream);
+    }
+    if (result != nullptr) result->copy_out(queue.stream);
   }
 };
 

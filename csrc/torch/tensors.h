@@ -136,16 +136,16 @@ inline Tensor allocate(const Size4& size, std::int32_t type, bool channels_last,
     stride[0] = stride[1] * at_least_1(c);
   }
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(
-      4, size.data(), stride, type, place.device_type, place.device, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(4, size.data(), stride, type,
+                                                         place.device_type, place.device, &handle));
   return Tensor(handle);
 }
 
 inline Tensor allocate_vector(std::int64_t size, std::int32_t type, Place place) {
   constexpr std::int64_t kStride = 1;
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &size, &kStride, type,
-                                                         place.device_type, place.device, &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(1, &size, &kStride, type, place.device_type, place.device, &handle));
   return Tensor(handle);
 }
 

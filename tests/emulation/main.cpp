@@ -7,10 +7,26 @@
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <string>
 
+#ifdef CONVEXT_SOME_RUNGS  // the statements that add them, for builds that are to be quick
+#include "cuda/launchers.cuh"
+
+namespace convext::cuda {
+const std::vector<Rung>& ladder() {
+  static const std::vector<Rung> some = [] {
+    std::vector<Rung> rungs;
+    CONVEXT_SOME_RUNGS
+    return rungs;
+  }();
+  return some;
+}
+}  // namespace convext::cuda
+#else
 #include "cuda/ladder.cuh"
+#endif
 #include "problems.h"
 
 namespace convext_tests {
@@ -97,6 +113,53 @@ void run(const Rung& rung, const Case& made, bool at_end) {
   });
 }
 
+// A tensor of 2, 4, 8 or 16 byte elements, copied to another order of its dimensions. Throws
+// emu::Error.
+void run_copy(std::mt19937* random, int number) {
+  const auto pick = [&](int low, int high) {
+    return std::uniform_int_distribution<int>(low, high)(*random);
+  };
+  const std::int64_t bytes = std::int64_t{2} << number % 4;
+  const std::vector<std::int64_t> size{pick(1, 2), pick(1, 70), pick(1, 9), pick(1, 9)};
+  // The source is a part of a larger tensor: its rows do not follow each other.
+  const std::vector<std::int64_t> whole{size[0], size[1], size[2] + pick(0, 2),
+                                        size[3] + pick(0, 2)};
+  const bool channels_last = number % 8 < 4;
+  std::int64_t from[4], to[4];
+  strides_of(whole, channels_last, from);
+  strides_of(size, !channels_last, to);
+  const auto count = [](const std::vector<std::int64_t>& sizes) {
+    return static_cast<std::size_t>(sizes[0] * sizes[1] * sizes[2] * sizes[3]);
+  };
+  emu::Buffer<char> source(count(whole) * static_cast<std::size_t>(bytes), "source", true);
+  emu::Buffer<char> result(count(size) * static_cast<std::size_t>(bytes), "result", true);
+  for (std::size_t i = 0; i < count(whole) * static_cast<std::size_t>(bytes); ++i) {
+    source.data()[i] = static_cast<char>(pick(-128, 127));
+  }
+  source.read_only();
+  const auto as_strides = [](const std::int64_t (&s)[4]) {
+    return convext::cuda::Strides{s[0], s[1], s[2], s[3]};
+  };
+  convext::cuda::run_copy_layout(bytes, {size[0], size[1], size[2], size[3]}, source.data(),
+                                 as_strides(from), result.data(), as_strides(to), nullptr);
+  result.verify();
+  for (std::int64_t n = 0; n < size[0]; ++n) {
+    for (std::int64_t c = 0; c < size[1]; ++c) {
+      for (std::int64_t h = 0; h < size[2]; ++h) {
+        for (std::int64_t w = 0; w < size[3]; ++w) {
+          const auto at = [&](const std::int64_t (&s)[4]) {
+            return (n * s[0] + c * s[1] + h * s[2] + w * s[3]) * bytes;
+          };
+          if (std::memcmp(source.data() + at(from), result.data() + at(to),
+                          static_cast<std::size_t>(bytes)) != 0) {
+            throw emu::Error("an element is not what it was");
+          }
+        }
+      }
+    }
+  }
+}
+
 struct Order {
   const char* name;
   emu::Order order;
@@ -107,8 +170,31 @@ constexpr Order kOrders[] = {{"forward", emu::Order::forward, 1},
                              {"random 1", emu::Order::random, 1},
                              {"random 2", emu::Order::random, 2}};
 
+// How many copies failed.
+long test_copies(int problems, unsigned seed, int orders) {
+  std::mt19937 random(seed);
+  long failures = 0;
+  for (int number = 0; number < problems; ++number) {
+    for (int i = 0; i < orders; ++i) {
+      emu::config.order = kOrders[i].order;
+      emu::config.seed = kOrders[i].seed + static_cast<std::uint64_t>(number);
+      try {
+        run_copy(&random, number);
+      } catch (const emu::Error& error) {
+        if (failures++ == 0) std::printf("copy_layout: %s\n", error.what());
+      }
+    }
+  }
+  return failures;
+}
+
 int test_ladder(int problems, unsigned seed, const std::string& filter, int orders) {
   long pairs = 0, failures = 0;
+  const std::string copies = "copy_layout";
+  if (copies.find(filter) != std::string::npos) {
+    failures += test_copies(problems, seed, orders) > 0 ? 1 : 0;
+    pairs += problems;
+  }
   for (const Rung& rung : convext::cuda::ladder()) {
     if (rung.name.find(filter) == std::string::npos) continue;
     std::mt19937 random(seed);

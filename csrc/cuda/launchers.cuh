@@ -1,0 +1,474 @@
+// How the rungs are started: grids, alignment, workspace; and the rows that each algorithm adds to
+// the table.
+#pragma once
+
+#include <stdexcept>
+
+#include "bgrad.cuh"
+#include "complex.cuh"
+#include "depthwise.cuh"
+#include "implicit_gemm.cuh"
+#include "ladder.h"
+#include "layout.cuh"
+#include "mma_tile.cuh"
+#include "naive.cuh"
+#include "simt_tile.cuh"
+
+namespace convext::cuda {
+namespace {
+
+template <class T>
+struct Named;
+template <>
+struct Named<float> {
+  static constexpr DType dtype = DType::kFloat32;
+  static constexpr const char* name = "f32";
+};
+template <>
+struct Named<double> {
+  static constexpr DType dtype = DType::kFloat64;
+  static constexpr const char* name = "f64";
+};
+template <>
+struct Named<__half> {
+  static constexpr DType dtype = DType::kFloat16;
+  static constexpr const char* name = "f16";
+};
+template <>
+struct Named<__nv_bfloat16> {
+  static constexpr DType dtype = DType::kBFloat16;
+  static constexpr const char* name = "bf16";
+};
+
+dim3 grid_of(std::int64_t blocks) {
+  if (blocks > 0x7fffffff) {
+    throw std::runtime_error("convext: the problem needs " + std::to_string(blocks) +
+                             " thread blocks, a grid has at most 2147483647");
+  }
+  return dim3(static_cast<unsigned>(blocks));
+}
+
+std::int64_t no_workspace(const ConvParams&) { return 0; }
+bool anything(const ConvParams&, std::string*) { return true; }
+
+// ---- naive --------------------------------------------------------------------------------------
+
+template <class T>
+void run_fprop_naive(const ConvParams& v, const Operands& o, void* stream) {
+  const std::int64_t outputs = static_cast<std::int64_t>(v.N) * v.P * v.Q * v.K;
+  launch(&fprop_naive<T>, grid_of(ceil_div(outputs, kNaiveThreads)), kNaiveThreads, 0,
+         static_cast<cudaStream_t>(stream), v, static_cast<const T*>(o.input),
+         static_cast<const T*>(o.weight), static_cast<const T*>(o.bias), static_cast<T*>(o.result));
+}
+
+template <class T>
+void start_dgrad_naive(const ConvParams& v, const Part& part, const Operands& o, void* stream) {
+  const std::int64_t inputs =
+      static_cast<std::int64_t>(v.N) * part.rows.by_count.d * part.columns.by_count.d * v.C;
+  launch(&dgrad_naive<T>, grid_of(ceil_div(inputs, kNaiveThreads)), kNaiveThreads, 0,
+         static_cast<cudaStream_t>(stream), v, part, static_cast<const T*>(o.output),
+         static_cast<const T*>(o.weight), static_cast<T*>(o.result));
+}
+
+Lines all_lines(int extent) { return {0, extent, 0, Divisor(extent)}; }
+
+template <class T>
+void run_dgrad_naive(const ConvParams& v, const Operands& o, void* stream) {
+  start_dgrad_naive<T>(v, {all_lines(v.H), all_lines(v.W)}, o, stream);
+}
+
+// The border again where padding copies it: the kernels above know zeros alone in this pass. First
+// the rows along the top and the bottom, then what is left of the columns along the sides.
+template <class T>
+void run_dgrad_border(const ConvParams& v, const Operands& o, void* stream) {
+  if (v.padding_mode == PaddingMode::kZeros) return;
+  // A reflection reaches one further than the padding is thick.
+  const auto thickness = [](int before, int after, int extent) {
+    const int most = before > after ? before : after;
+    return most == 0 ? 0 : most + 1 < extent ? most + 1 : extent;
+  };
+  const int top = thickness(v.pad_top, v.pad_bottom, v.H);
+  const int bottom = top < v.H - top ? top : v.H - top;
+  const int left = thickness(v.pad_left, v.pad_right, v.W);
+  const int right = left < v.W - left ? left : v.W - left;
+  const auto ends = [](int first, int last, int extent) {
+    return Lines{0, first, extent - first - last, Divisor(first + last)};
+  };
+  if (top > 0) {
+    start_dgrad_naive<T>(v, {ends(top, bottom, v.H), all_lines(v.W)}, o, stream);
+  }
+  const int middle = v.H - top - bottom;
+  if (left > 0 && middle > 0) {
+    start_dgrad_naive<T>(v, {{top, middle, 0, Divisor(middle)}, ends(left, right, v.W)}, o, stream);
+  }
+}
+
+template <class T>
+void run_wgrad_naive(const ConvParams& v, const Operands& o, void* stream) {
+  const std::int64_t weights = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
+  launch(&wgrad_naive<T>, grid_of(ceil_div(weights, kNaiveThreads)), kNaiveThreads, 0,
+         static_cast<cudaStream_t>(stream), v, static_cast<const T*>(o.output),
+         static_cast<const T*>(o.input), static_cast<T*>(o.result));
+}
+
+template <class T>
+void run_bgrad_naive(const ConvParams& v, const Operands& o, void* stream) {
+  launch(&bgrad_naive<T>, grid_of(ceil_div(v.K, kNaiveThreads)), kNaiveThreads, 0,
+         static_cast<cudaStream_t>(stream), v, static_cast<const T*>(o.output),
+         static_cast<T*>(o.result));
+}
+
+// ---- implicit GEMM ------------------------------------------------------------------------------
+
+bool refuse(std::string* why, const char* words) {
+  if (why != nullptr) *why = words;
+  return false;
+}
+
+bool channels_adjacent(const ConvParams& v, std::string* why) {
+  const auto adjacent = [](const Strides& s, int channels) { return s.c == 1 || channels == 1; };
+  if (adjacent(v.input, v.C) && adjacent(v.weight, v.channels) && adjacent(v.output, v.K)) {
+    return true;
+  }
+  return refuse(why, "needs channels that are adjacent in memory");
+}
+
+// Whether a tensor's channels, of one group, come in whole aligned vectors.
+bool is_aligned(const Strides& s, int channels, const void* data, int vector, std::size_t bytes) {
+  return channels % vector == 0 && s.n % vector == 0 && s.h % vector == 0 && s.w % vector == 0 &&
+         reinterpret_cast<std::uintptr_t>(data) % (static_cast<std::size_t>(vector) * bytes) == 0;
+}
+
+template <class Tile, class... Parameters, class... Arguments>
+void launch_tile(void (*kernel)(Parameters...), std::int64_t blocks, void* stream,
+                 Arguments... arguments) {
+  allow_shared(kernel, Tile::kSharedBytes);
+  launch(kernel, grid_of(blocks), Tile::kThreads, Tile::kSharedBytes,
+         static_cast<cudaStream_t>(stream), arguments...);
+}
+
+// Tile is a template of whether chunks may be ragged.
+template <class T, template <bool> class Tile>
+struct Gemm {
+  using Any = Tile<true>;
+
+  template <class Chosen>
+  static void start_fprop(const ConvParams& v, const Operands& o, void* stream) {
+    const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
+    launch_tile<Chosen>(&fprop_gemm<T, Chosen>,
+                        ceil_div(v.outputs, Any::kN) * v.groups * ceil_div(pixels, Any::kM), stream,
+                        v, static_cast<const T*>(o.input), static_cast<const T*>(o.weight),
+                        static_cast<const T*>(o.bias), static_cast<T*>(o.result));
+  }
+  static void run_fprop(const ConvParams& v, const Operands& o, void* stream) {
+    const bool aligned = is_aligned(v.input, v.channels, o.input, Any::kVector, sizeof(T)) &&
+                         is_aligned(v.weight, v.channels, o.weight, Any::kVector, sizeof(T)) &&
+                         is_aligned(v.output, v.outputs, o.result, Any::kVector, sizeof(T));
+    aligned ? start_fprop<Tile<false>>(v, o, stream) : start_fprop<Tile<true>>(v, o, stream);
+  }
+
+  template <class Chosen>
+  static void start_dgrad(const ConvParams& v, const Operands& o, void* stream) {
+    launch_tile<Chosen>(&dgrad_gemm<T, Chosen>,
+                        ceil_div(v.channels, Any::kN) * v.groups * dgrad_pixel_blocks(v, Any::kM) *
+                            v.stride_h * v.stride_w,
+                        stream, v, static_cast<const T*>(o.output), static_cast<const T*>(o.weight),
+                        static_cast<T*>(o.result));
+  }
+  static void run_dgrad(const ConvParams& v, const Operands& o, void* stream) {
+    const bool aligned = is_aligned(v.output, v.outputs, o.output, Any::kVector, sizeof(T)) &&
+                         is_aligned(v.weight, v.channels, o.weight, Any::kVector, sizeof(T)) &&
+                         is_aligned(v.input, v.channels, o.result, Any::kVector, sizeof(T));
+    aligned ? start_dgrad<Tile<false>>(v, o, stream) : start_dgrad<Tile<true>>(v, o, stream);
+    run_dgrad_border<T>(v, o, stream);
+  }
+
+  static std::int64_t wgrad_tiles(const ConvParams& v) {
+    return ceil_div(v.channels, Any::kN) * v.R * v.S * ceil_div(v.outputs, Any::kM) * v.groups;
+  }
+  static std::int64_t wgrad_workspace(const ConvParams& v) {
+    return static_cast<std::int64_t>(sizeof(Compute<T>)) * split_pixels(v, wgrad_tiles(v)).count *
+           v.K * v.R * v.S * v.channels;
+  }
+  template <class Chosen>
+  static void start_wgrad(const ConvParams& v, const Shares& splits, const Operands& o,
+                          void* stream) {
+    launch_tile<Chosen>(&wgrad_gemm<T, Chosen>, wgrad_tiles(v) * splits.count, stream, v,
+                        splits.size, static_cast<const T*>(o.output),
+                        static_cast<const T*>(o.input), static_cast<Compute<T>*>(o.workspace));
+  }
+  static void run_wgrad(const ConvParams& v, const Operands& o, void* stream) {
+    const bool aligned = is_aligned(v.output, v.outputs, o.output, Any::kVector, sizeof(T)) &&
+                         is_aligned(v.input, v.channels, o.input, Any::kVector, sizeof(T));
+    const Shares splits = split_pixels(v, wgrad_tiles(v));
+    aligned ? start_wgrad<Tile<false>>(v, splits, o, stream)
+            : start_wgrad<Tile<true>>(v, splits, o, stream);
+    const std::int64_t weights = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
+    launch(&sum_splits<T>, grid_of(ceil_div(weights, 256)), 256, 0,
+           static_cast<cudaStream_t>(stream), v, splits.count,
+           static_cast<const Compute<T>*>(o.workspace), static_cast<T*>(o.result));
+  }
+};
+
+// ---- depthwise ----------------------------------------------------------------------------------
+
+// Staged taps may take this much of shared memory: an SM of every architecture has it.
+constexpr std::int64_t kMostTapBytes = 64 << 10;
+
+template <class T>
+std::int64_t tap_bytes(const ConvParams& v, int vector) {
+  return static_cast<std::int64_t>(DepthwiseTile::kVectors) * vector * v.R * v.S *
+         static_cast<std::int64_t>(sizeof(Compute<T>));
+}
+
+bool one_input_channel(const ConvParams& v, std::string* why) {
+  if (!channels_adjacent(v, why)) return false;
+  return v.channels == 1 || refuse(why, "needs one input channel a group");
+}
+
+template <class T>
+bool taps_fit(const ConvParams& v, std::string* why) {
+  if (!one_input_channel(v, why)) return false;
+  // Of the narrowest vectors, and of all outputs of a channel, as dgrad stages them.
+  if (tap_bytes<T>(v, 1) * v.outputs <= kMostTapBytes) return true;
+  return refuse(why, "needs a kernel whose taps fit 64 KiB of shared memory");
+}
+
+template <class T>
+struct Depthwise {
+  static constexpr int kWide = 16 / sizeof(T);
+  using Tile = DepthwiseTile;
+
+  // f(elements that are moved at once)
+  template <class F>
+  static void with_vector(bool wide, F&& f) {
+    if (wide) {
+      f(std::integral_constant<int, kWide>{});
+    } else {
+      f(std::integral_constant<int, 1>{});
+    }
+  }
+
+  static void run_fprop(const ConvParams& v, const Operands& o, void* stream) {
+    const bool wide = v.outputs == 1 && tap_bytes<T>(v, kWide) <= kMostTapBytes &&
+                      is_aligned(v.input, v.C, o.input, kWide, sizeof(T)) &&
+                      is_aligned(v.output, v.K, o.result, kWide, sizeof(T));
+    with_vector(wide, [&](auto vector) {
+      const std::int64_t strips =
+          static_cast<std::int64_t>(v.N) * v.P * ceil_div(v.Q, Tile::kColumns);
+      start(&fprop_depthwise<T, vector()>, tap_bytes<T>(v, vector()),
+            ceil_div(v.K, Tile::kVectors * vector()) * ceil_div(strips, Tile::kStrips), stream, v,
+            Divisor(block_count(v.Q, Tile::kColumns)), static_cast<const T*>(o.input),
+            static_cast<const T*>(o.weight), static_cast<const T*>(o.bias),
+            static_cast<T*>(o.result));
+    });
+  }
+
+  static void run_dgrad(const ConvParams& v, const Operands& o, void* stream) {
+    const bool wide = v.outputs == 1 && tap_bytes<T>(v, kWide) <= kMostTapBytes &&
+                      is_aligned(v.output, v.K, o.output, kWide, sizeof(T)) &&
+                      is_aligned(v.input, v.C, o.result, kWide, sizeof(T));
+    with_vector(wide, [&](auto vector) {
+      const std::int64_t strips =
+          static_cast<std::int64_t>(v.N) * v.H * ceil_div(v.W, Tile::kColumns);
+      start(&dgrad_depthwise<T, vector()>, tap_bytes<T>(v, vector()) * v.outputs,
+            ceil_div(v.C, Tile::kVectors * vector()) * ceil_div(strips, Tile::kStrips), stream, v,
+            Divisor(v.H), Divisor(block_count(v.W, Tile::kColumns)),
+            static_cast<const T*>(o.output), static_cast<const T*>(o.weight),
+            static_cast<T*>(o.result));
+    });
+    run_dgrad_border<T>(v, o, stream);
+  }
+
+  // Of the output's rows: by shape alone, as if vectors were wide.
+  static Shares splits(const ConvParams& v) {
+    const std::int64_t tiles =
+        ceil_div(v.K, Tile::kVectors * kWide) * v.R * ceil_div(v.S, Tile::kTaps);
+    return cut(static_cast<std::int64_t>(v.N) * v.P, split_pixels(v, tiles).count);
+  }
+  static std::int64_t wgrad_workspace(const ConvParams& v) {
+    return static_cast<std::int64_t>(sizeof(Compute<T>)) * splits(v).count * v.K * v.R * v.S;
+  }
+  static void run_wgrad(const ConvParams& v, const Operands& o, void* stream) {
+    const bool wide = v.outputs == 1 && is_aligned(v.output, v.K, o.output, kWide, sizeof(T)) &&
+                      is_aligned(v.input, v.C, o.input, kWide, sizeof(T));
+    const Shares rows = splits(v);
+    with_vector(wide, [&](auto vector) {
+      start(
+          &wgrad_depthwise<T, vector()>, 0,
+          ceil_div(v.K, Tile::kVectors * vector()) * v.R * ceil_div(v.S, Tile::kTaps) * rows.count,
+          stream, v, rows.size, static_cast<const T*>(o.output), static_cast<const T*>(o.input),
+          static_cast<Compute<T>*>(o.workspace));
+    });
+    launch(&sum_splits<T>, grid_of(ceil_div(static_cast<std::int64_t>(v.K) * v.R * v.S, 256)), 256,
+           0, static_cast<cudaStream_t>(stream), v, rows.count,
+           static_cast<const Compute<T>*>(o.workspace), static_cast<T*>(o.result));
+  }
+
+ private:
+  template <class... Parameters, class... Arguments>
+  static void start(void (*kernel)(Parameters...), std::int64_t shared_bytes, std::int64_t blocks,
+                    void* stream, Arguments... arguments) {
+    allow_shared(kernel, static_cast<std::size_t>(shared_bytes));
+    launch(kernel, grid_of(blocks), Tile::kThreads, static_cast<std::size_t>(shared_bytes),
+           static_cast<cudaStream_t>(stream), arguments...);
+  }
+};
+
+// ---- the bias -----------------------------------------------------------------------------------
+
+Shares bgrad_splits(const ConvParams& v) { return split_pixels(v, ceil_div(v.K, kBgradChannels)); }
+
+template <class T>
+std::int64_t bgrad_workspace(const ConvParams& v) {
+  return static_cast<std::int64_t>(sizeof(Compute<T>)) * bgrad_splits(v).count * v.K;
+}
+
+template <class T>
+void run_bgrad(const ConvParams& v, const Operands& o, void* stream) {
+  const Shares splits = bgrad_splits(v);
+  const bool planes = v.output.w == 1 && v.output.c != 1;
+  const std::int64_t blocks = splits.count * (planes ? v.K : ceil_div(v.K, kBgradChannels));
+  const auto on = static_cast<cudaStream_t>(stream);
+  auto* sums = static_cast<Compute<T>*>(o.workspace);
+  launch(planes ? &bgrad_planes<T> : &bgrad_channels<T>, grid_of(blocks), kBgradThreads, 0, on, v,
+         splits.size, static_cast<const T*>(o.output), sums);
+  launch(&sum_chunks<T>, grid_of(ceil_div(v.K, 256)), 256, 0, on, static_cast<std::int64_t>(v.K),
+         splits.count, static_cast<const Compute<T>*>(sums), std::int64_t{1},
+         static_cast<T*>(o.result));
+}
+
+template <bool Ragged>
+using SimtF32 = SimtTile<float, 8, 8, 8, Ragged>;
+template <bool Ragged>
+using SimtF32Small = SimtTile<float, 4, 4, 16, Ragged>;
+template <bool Ragged>
+using SimtF64 = SimtTile<double, 4, 4, 8, Ragged>;
+template <bool Ragged>
+using SimtBf16 = SimtTile<__nv_bfloat16, 8, 8, 8, Ragged>;
+template <bool Ragged>
+using MmaF16 = MmaTile<__half, 4, 2, 2, 8, 4, Ragged>;
+template <bool Ragged>
+using MmaBf16 = MmaTile<__nv_bfloat16, 4, 2, 2, 8, 4, Ragged>;
+template <bool Ragged>
+using MmaTf32 = MmaTile<float, 4, 2, 2, 8, 4, Ragged>;
+template <bool Ragged>
+using MmaF16Small = MmaTile<__half, 2, 2, 2, 4, 4, Ragged>;
+template <bool Ragged>
+using MmaBf16Small = MmaTile<__nv_bfloat16, 2, 2, 2, 4, 4, Ragged>;
+
+// ---- the table ----------------------------------------------------------------------------------
+
+const char* pass_name(Pass pass) {
+  switch (pass) {
+    case Pass::kFprop: return "fprop";
+    case Pass::kDgrad: return "dgrad";
+    case Pass::kWgrad: return "wgrad";
+    case Pass::kBgrad: return "bgrad";
+  }
+  return "";
+}
+
+template <class T>
+void add_naive(std::vector<Rung>* rungs) {
+  rungs->push_back({std::string("bgrad_rowsum_") + Named<T>::name + "_any", Pass::kBgrad, "rowsum",
+                    Named<T>::dtype, 0, 0, 0, 75, false, false, &anything, &bgrad_workspace<T>,
+                    &run_bgrad<T>});
+  const auto add = [&](Pass pass, auto run) {
+    rungs->push_back({std::string(pass_name(pass)) + "_naive_" + Named<T>::name + "_any", pass,
+                      "naive", Named<T>::dtype, 0, 0, 0, 75, false, false, &anything, &no_workspace,
+                      run});
+  };
+  add(Pass::kFprop, &run_fprop_naive<T>);
+  add(Pass::kDgrad, &run_dgrad_naive<T>);
+  add(Pass::kWgrad, &run_wgrad_naive<T>);
+  add(Pass::kBgrad, &run_bgrad_naive<T>);
+}
+
+template <class T>
+void add_depthwise(std::vector<Rung>* rungs) {
+  const auto add = [&](Pass pass, auto can, auto workspace, auto run) {
+    rungs->push_back({std::string(pass_name(pass)) + "_depthwise_" + Named<T>::name + "_nhwc", pass,
+                      "depthwise", Named<T>::dtype, 1, 32, 1, 75, false, true, can, workspace,
+                      run});
+  };
+  add(Pass::kFprop, &taps_fit<T>, &no_workspace, &Depthwise<T>::run_fprop);
+  add(Pass::kDgrad, &taps_fit<T>, &no_workspace, &Depthwise<T>::run_dgrad);
+  add(Pass::kWgrad, &one_input_channel, &Depthwise<T>::wgrad_workspace, &Depthwise<T>::run_wgrad);
+}
+
+template <class T, template <bool> class Tile>
+void add_gemm(const char* algorithm, int least_capability, bool rounds_to_tf32,
+              std::vector<Rung>* rungs) {
+  using Any = Tile<true>;
+  const auto add = [&](Pass pass, auto workspace, auto run) {
+    rungs->push_back({std::string(pass_name(pass)) + "_" + algorithm + "_" + Named<T>::name +
+                          "_nhwc_" + std::to_string(Any::kM) + "x" + std::to_string(Any::kN),
+                      pass, algorithm, Named<T>::dtype, Any::kM, Any::kN, Any::kK, least_capability,
+                      rounds_to_tf32, true, &channels_adjacent, workspace, run});
+  };
+  add(Pass::kFprop, &no_workspace, &Gemm<T, Tile>::run_fprop);
+  add(Pass::kDgrad, &no_workspace, &Gemm<T, Tile>::run_dgrad);
+  add(Pass::kWgrad, &Gemm<T, Tile>::wgrad_workspace, &Gemm<T, Tile>::run_wgrad);
+}
+
+}  // namespace
+
+void run_copy_layout(std::int64_t element_bytes, const std::int64_t (&size)[4], const void* from,
+                     const Strides& from_strides, void* to, const Strides& to_strides,
+                     void* stream) {
+  const std::int64_t pixels = size[2] * size[3];
+  const std::int64_t blocks =
+      ceil_div(size[1], kLayoutTile) * ceil_div(pixels, kLayoutTile) * size[0];
+  const auto start = [&](auto element) {
+    using T = decltype(element);
+    launch(&copy_layout<T>, grid_of(blocks), kLayoutTile * kLayoutRows, 0,
+           static_cast<cudaStream_t>(stream), static_cast<int>(size[1]), pixels,
+           Divisor(static_cast<int>(size[3])), static_cast<const T*>(from), from_strides,
+           static_cast<T*>(to), to_strides);
+  };
+  switch (element_bytes) {  // values are moved, not looked at
+    case 2: start(std::uint16_t{}); break;
+    case 4: start(std::uint32_t{}); break;
+    case 8: start(std::uint64_t{}); break;
+    default: start(uint4{}); break;
+  }
+}
+
+namespace {
+
+template <class F>
+void with_element(DType dtype, F&& f) {
+  switch (dtype) {
+    case DType::kFloat64: return f(double{});
+    case DType::kFloat16: return f(__half{});
+    case DType::kBFloat16: return f(__nv_bfloat16{});
+    default: return f(float{});
+  }
+}
+
+}  // namespace
+
+void run_expand_complex_weight(DType dtype, const ConvParams& v, const void* weight, void* expanded,
+                               void* stream) {
+  const std::int64_t elements = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
+  with_element(dtype, [&](auto element) {
+    using T = decltype(element);
+    launch(&expand_complex_weight<T>, grid_of(ceil_div(elements, kComplexThreads)), kComplexThreads,
+           0, static_cast<cudaStream_t>(stream), v, static_cast<const T*>(weight),
+           static_cast<T*>(expanded));
+  });
+}
+
+void run_fold_complex_gradient(DType dtype, const ConvParams& v, const void* expanded,
+                               void* gradient, void* stream) {
+  const std::int64_t elements = static_cast<std::int64_t>(v.K / 2) * v.R * v.S * (v.channels / 2);
+  with_element(dtype, [&](auto element) {
+    using T = decltype(element);
+    launch(&fold_complex_gradient<T>, grid_of(ceil_div(elements, kComplexThreads)), kComplexThreads,
+           0, static_cast<cudaStream_t>(stream), v, static_cast<const T*>(expanded),
+           static_cast<T*>(gradient));
+  });
+}
+
+}  // namespace convext::cuda

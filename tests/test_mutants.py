@@ -1,0 +1,232 @@
+"""Planted bugs in the CUDA kernels: with each of them, one at a time, the emulation must fail.
+
+A mutant is a kernel's source with one text replaced. It is built with the few rungs that it
+concerns, and must end in a wrong result, an access that CUDA leaves undefined, or a crash. The same
+build without the bug must pass.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from test_native import ROOT, run, tool
+
+KERNELS = ROOT / "csrc" / "cuda"
+
+# What a build consists of.
+RUNGS = {
+    "naive": "add_naive<float>(&rungs);",
+    "simt": 'add_gemm<float, SimtF32Small>("simt", 75, false, &rungs);',
+    "mma": 'add_gemm<__half, MmaF16Small>("mma", 75, false, &rungs);',
+    "tf32": 'add_gemm<float, MmaTf32>("mma_tf32", 80, true, &rungs);',
+    "depthwise": "add_depthwise<float>(&rungs);",
+}
+
+
+@dataclass(frozen=True)
+class Mutant:
+    file: str
+    old: str
+    new: str
+    rungs: str
+    occurrence: int = 0  # of `old`
+    checked: bool = False  # found where every access is checked
+
+    def apply(self, text: str) -> str:
+        parts = text.split(self.old)
+        assert len(parts) > self.occurrence + 1, f"{self.file} holds no {self.old!r}"
+        at = self.occurrence + 1
+        return self.old.join(parts[:at]) + self.new + self.old.join(parts[at:])
+
+
+MUTANTS = [
+    # ---- index arithmetic
+    Mutant("index_math.cuh", "2 * (extent - 1) - v;", "2 * extent - 1 - v;", "naive"),
+    Mutant("index_math.cuh", "v < 0 ? v + extent : v - extent", "v + extent", "naive"),
+    Mutant("index_math.cuh", "v < 0 ? 0 : extent - 1", "0", "naive"),
+    Mutant("index_math.cuh", "(h <= extent - 2 &&", "(h <= extent - 1 &&", "naive"),
+    Mutant("index_math.cuh", "(h == 0 ? before : 0) + (h", "(h == 0 ? 1 : 0) + (h", "naive"),
+    Mutant("index_math.cuh", "return -i;", "return -i - 1;", "naive"),
+    Mutant("index_math.cuh", "if (at < 0 || at % stride != 0)", "if (at < 0)", "naive"),
+    Mutant("index_math.cuh", "axis.first_output = at / stride", "axis.first_output = 0", "simt"),
+    Mutant(
+        "index_math.cuh", "(taps - t + tap_step - 1) / tap_step", "(taps - t) / tap_step", "simt"
+    ),
+    Mutant("index_math.cuh", "(extent - residue + stride - 1) / stride", "extent / stride", "simt"),
+    Mutant("index_math.cuh", "if (++pixel->p == P)", "if (++pixel->p > P)", "simt"),
+    Mutant("index_math.cuh", "(extent - 1) / size + 1;", "extent / size + 1;", "simt"),
+    Mutant("divisor.h", "static_cast<std::uint64_t>(divisor) + 1", "divisor", "naive"),
+    Mutant("params.cpp", "v.output_step_h = v.dilation_h", "v.output_step_h = v.stride_h", "simt"),
+    # ---- naive
+    Mutant(
+        "naive.cuh",
+        "if (index >= static_cast<std::int64_t>(v.N) * v.P * v.Q * v.K) return;",
+        "",
+        "naive",
+    ),
+    Mutant("naive.cuh", "if (bias != nullptr) sum += to_compute(bias[k]);", "", "naive"),
+    Mutant("naive.cuh", "const int channel = c % v.channels;", "const int channel = c;", "naive"),
+    Mutant("naive.cuh", "k / v.outputs * v.channels + c;", "c;", "naive"),
+    Mutant("naive.cuh", "if (k >= v.K) return;", "", "naive"),
+    # ---- operands of the implicit GEMM
+    Mutant(
+        "operands.cuh", "if (++s < taps_across) return;", "if (++s <= taps_across) return;", "simt"
+    ),
+    Mutant("operands.cuh", "if (index >= pixels) continue;", "", "simt"),
+    Mutant("operands.cuh", "image[i] != nullptr && c < v.channels", "image[i] != nullptr", "mma"),
+    Mutant("operands.cuh", "lane < v.outputs ?", "true ?", "simt"),
+    Mutant("operands.cuh", "filter[i] != nullptr && c < v.channels", "filter[i] != nullptr", "mma"),
+    Mutant("operands.cuh", "at.n * v.input.n + group * v.channels", "at.n * v.input.n", "simt"),
+    Mutant("operands.cuh", "p >= 0 && p < v.P", "p >= 0 && p <= v.P", "simt"),
+    Mutant("operands.cuh", "q0[i] - walk.s *", "q0[i] + walk.s *", "simt"),
+    Mutant("operands.cuh", "walk.r * v.tap_step_h * v.weight.h", "walk.r * v.weight.h", "simt"),
+    Mutant("operands.cuh", "k < v.outputs && c < v.channels", "k < v.outputs", "mma"),
+    Mutant("operands.cuh", "A::depth(i) < left && k < v.outputs", "k < v.outputs", "simt"),
+    Mutant("operands.cuh", "left -= Tile::kK;", "", "simt"),
+    Mutant("operands.cuh", "B::depth(i) < left && c < v.channels", "B::depth(i) < left", "mma"),
+    # ---- implicit GEMM
+    Mutant("implicit_gemm.cuh", "bias[group * v.outputs + lane + e]", "bias[lane + e]", "simt"),
+    Mutant("implicit_gemm.cuh", "if (lane + e >= v.outputs) break;", "", "mma"),
+    Mutant("implicit_gemm.cuh", "at.p, at.q) : -1;", "at.p, at.q) : 0;", "simt"),
+    Mutant("implicit_gemm.cuh", "__syncthreads();  // the offsets are there", "", "mma", 0, True),
+    Mutant("implicit_gemm.cuh", "__syncthreads();  // the offsets are there", "", "mma", 1, True),
+    Mutant("implicit_gemm.cuh", "pixels < share ? pixels : share", "share", "simt"),
+    Mutant("implicit_gemm.cuh", "split * v.K + group * v.outputs + k", "split * v.K + k", "simt"),
+    Mutant("implicit_gemm.cuh", "split = 1; split < splits", "split = 2; split < splits", "simt"),
+    # ---- SIMT
+    Mutant("simt_tile.cuh", "__syncthreads();  // the first copy is filled", "", "simt"),
+    Mutant(
+        "simt_tile.cuh", "__syncthreads();  // one copy is free, the other is filled", "", "simt"
+    ),
+    Mutant("simt_tile.cuh", "const int copy = step % 2;", "const int copy = 0;", "simt"),
+    Mutant("simt_tile.cuh", "depth(i) + (DepthAdjacent ? e : 0)", "depth(i)", "simt"),
+    Mutant("simt_tile.cuh", "from != nullptr && e < count ?", "from != nullptr ?", "simt"),
+    # ---- tensor cores
+    Mutant("mma_tile.cuh", "cp_async_wait<Stages - 2>", "cp_async_wait<Stages - 1>", "mma"),
+    Mutant("mma_tile.cuh", "__syncthreads();  // this stage is there", ";  //", "mma"),
+    Mutant("mma_tile.cuh", "if (next < steps) {", "if (next <= steps) {", "mma"),
+    Mutant("mma_tile.cuh", "cp_async_commit();", "", "mma", 1),
+    Mutant("mma_tile.cuh", "half * 2 + thread / 16));", "half * 2));", "mma"),
+    Mutant("mma_tile.cuh", "half * 2 + thread / 8 % 2));", "half * 2));", "mma"),
+    Mutant("mma_tile.cuh", "row / 8 + thread / 8 % 2, kM", "row / 8, kM", "mma"),
+    Mutant("mma_tile.cuh", "lane / 8 + thread / 16, kN", "lane / 8, kN", "mma"),
+    Mutant("mma_tile.cuh", "half * 8 + thread / 4);", "thread / 4);", "mma"),
+    Mutant("mma_tile.cuh", "b[j / 2][j % 2 * 2 + 1]}", "b[j / 2][j % 2 * 2]}", "mma"),
+    Mutant("mma_tile.cuh", "from != nullptr ? 16 : 0", "16", "mma"),
+    Mutant("mma_tile.cuh", "((chunk ^ key) << 4)", "(chunk << 5)", "mma"),
+    Mutant("mma_tile.cuh", "row + thread / 4 + i % 2 * 8, kM", "row + thread / 4, kM", "tf32"),
+    Mutant("mma_tile.cuh", "thread % 4 + i % 2 * 4, lane", "thread % 4, lane", "tf32"),
+    # ---- depthwise
+    Mutant("depthwise.cuh", "taps[i] = k < v.K ?", "taps[i] = true ?", "depthwise"),
+    Mutant("depthwise.cuh", "__syncthreads();  // the taps are there", "", "depthwise"),
+    Mutant("depthwise.cuh", "__syncthreads();  // the taps are there", "", "depthwise", 1),
+    Mutant("depthwise.cuh", "lane * multiplier + m;", "lane + m;", "depthwise"),
+    Mutant("depthwise.cuh", "row += Tile::kStrips", "row += 1", "depthwise"),
+    Mutant("depthwise.cuh", "s0 + t >= v.S || k0 + channel", "k0 + channel", "depthwise"),
+    Mutant("depthwise.cuh", "__syncthreads();  // all warps' sums are there", "", "depthwise"),
+    Mutant("depthwise.cuh", "if (q0 + i >= v.Q) break;", "", "depthwise"),
+    # ---- bias gradient, copies, launches
+    Mutant("bgrad.cuh", "__syncthreads();  // all threads' sums are there", "", "naive"),
+    Mutant("bgrad.cuh", "__syncthreads();  // the sums of the step before are there", "", "naive"),
+    Mutant("bgrad.cuh", "if (phase > 0 || k >= v.K) return;", "if (phase > 0) return;", "naive"),
+    Mutant("layout.cuh", "__syncthreads();  // the tile is there", "", "naive"),
+    Mutant("layout.cuh", "c0 + c < channels &&", "", "naive"),
+    Mutant("layout.cuh", "c0 + c < channels &&", "", "naive", 1),
+    Mutant("launchers.cuh", "most + 1 < extent ? most + 1 : extent", "most", "simt"),
+    Mutant("launchers.cuh", "channels % vector == 0 && s.n", "s.n", "simt"),
+    Mutant(
+        "launchers.cuh",
+        "v.groups * ceil_div(pixels, Any::kM)",
+        "v.groups * (pixels / Any::kM)",
+        "simt",
+    ),
+]
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The objects that mutants share: problems, the reference."""
+    build = tmp_path_factory.mktemp("parts")
+    run(
+        [
+            tool("cmake"),
+            *("-S", str(ROOT), "-B", str(build), "-G", "Ninja", "--log-level=WARNING"),
+            f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
+            "-DCMAKE_BUILD_TYPE=Release",
+            "-DCMAKE_CXX_FLAGS_RELEASE=-O1",
+            "-DCONVEXT_BUILD_PYTHON=OFF",
+            "-DCONVEXT_BUILD_EMULATION=ON",
+            "-DCONVEXT_CUDA=OFF",
+        ]
+    )
+    run([tool("ninja"), "-C", str(build), "emulation_parts", "emulation_hooks"])
+    return build
+
+
+def build(place: Path, parts: Path, rungs: str, checked: bool, mutant: Mutant | None) -> Path:
+    sources = place / "csrc"
+    shutil.copytree(ROOT / "csrc", sources, ignore=shutil.ignore_patterns("cpu", "python", "torch"))
+    (sources / "cpu").mkdir()
+    if mutant is not None:
+        file = sources / "cuda" / mutant.file
+        file.write_text(mutant.apply(file.read_text()))
+    flags = ["-std=c++20", "-O1", f"-I{sources}", f"-I{ROOT / 'tests' / 'emulation'}"]
+    flags += [f"-DCONVEXT_SOME_RUNGS={RUNGS[rungs]}"]
+    objects = []
+    for source in (ROOT / "tests" / "emulation" / "main.cpp", sources / "cuda" / "params.cpp"):
+        objects.append(str(place / f"{source.stem}.o"))
+        checks = ["-fsanitize=thread"] if checked and source.stem == "main" else []
+        run(["c++", *flags, *checks, "-c", str(source), "-o", objects[-1]])
+    shared = [str(file) for file in sorted(parts.rglob("*.o")) if "emulation_parts" in str(file)]
+    shared = [file for file in shared if "params.cpp" not in file]
+    hooks = "check_hooks.cpp.o" if checked else "no_hooks.cpp.o"
+    shared += [str(file) for file in parts.rglob(hooks) if "emulation_hooks" in str(file)]
+    program = place / "program"
+    run(["c++", *objects, *shared, "-lpthread", "-o", str(program)])
+    return program
+
+
+def ends_well(program: Path, checked: bool) -> bool:
+    problems = ["20", "1", "", "1"] if checked else ["60", "1", "", "4"]
+    done = subprocess.run([str(program), *problems], capture_output=True, check=False, timeout=300)
+    return done.returncode == 0
+
+
+@pytest.mark.timeout(1200)
+def test_every_planted_bug_is_found(parts: Path, tmp_path: Path) -> None:
+    assert len(MUTANTS) >= 40
+    assert len(set(MUTANTS)) == len(MUTANTS)
+
+    def survives(number: int) -> bool:
+        mutant = MUTANTS[number]
+        place = tmp_path / str(number)
+        place.mkdir()
+        program = build(place, parts, mutant.rungs, mutant.checked, mutant)
+        passed = ends_well(program, mutant.checked)
+        shutil.rmtree(place)
+        return passed
+
+    with ThreadPoolExecutor(2) as pool:
+        survivors = [
+            MUTANTS[number]
+            for number, survived in enumerate(pool.map(survives, range(len(MUTANTS))))
+            if survived
+        ]
+    print(f"{len(MUTANTS) - len(survivors)} of {len(MUTANTS)} planted bugs found")
+    assert survivors == []
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("rungs", "checked"), sorted({(mutant.rungs, mutant.checked) for mutant in MUTANTS})
+)
+def test_without_a_bug_the_same_builds_pass(
+    parts: Path, tmp_path: Path, rungs: str, checked: bool
+) -> None:
+    assert ends_well(build(tmp_path, parts, rungs, checked, None), checked)
