@@ -21,7 +21,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format bench bench-models accuracy wheel clean
+.PHONY: help install demo test lint format test-gpu gpu-package bench bench-models accuracy wheel clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PY := $(VENV)/bin/python
@@ -34,6 +34,7 @@ CXX_FILES = $(shell git ls-files '*.cpp' '*.h' '*.cuh' '*.cu')
 help:
 	@echo "make demo    install, then train a small CNN with nn.Conv2d and with ConvExt2d side by side"
 	@echo "make test    install, then run the tests"
+	@echo "make test-gpu  build and run the tests of the CUDA kernels, on a machine with a GPU"
 	@echo "make lint    check style, types and compiler warnings"
 	@echo "make format  rewrite the sources in the project's style"
 	@echo "make bench   install, then time convext against torch, layer by layer (under 25 minutes)"
@@ -48,6 +49,18 @@ demo: $(STAMPS)/convext
 # Two threads for each of pytest's processes: more of both would only stand in each other's way.
 test: $(STAMPS)/test
 	@OMP_NUM_THREADS=2 $(PY) -m pytest -n auto --maxprocesses 8 $(PYTEST_ARGS)
+
+# On a machine with a GPU, and without a network: by the Python that has torch, pybind11 and pytest.
+GPU_PACKAGE := build/gpu/package
+gpu-package:
+	@cmake -S . -B build/gpu -G Ninja --log-level=WARNING -DCONVEXT_CUDA=ON \
+	  -DPython_EXECUTABLE="$$(command -v $(PYTHON))"
+	@cmake --build build/gpu -- --quiet
+	@rm -rf $(GPU_PACKAGE) && cmake --install build/gpu --prefix $(GPU_PACKAGE) >/dev/null
+	@cp -r python/convext/. $(GPU_PACKAGE)/convext/
+
+test-gpu: gpu-package
+	@PYTHONPATH="$(abspath $(GPU_PACKAGE))" $(PYTHON) -m pytest tests/gpu $(PYTEST_ARGS)
 
 bench: $(STAMPS)/convext
 	@"$(VENV)/bin/convext" bench $(BENCH_ARGS)
@@ -66,7 +79,7 @@ lint: $(STAMPS)/dev
 	"$(VENV)/bin/mypy"
 	"$(VENV)/bin/clang-format" --dry-run -Werror $(CXX_FILES)
 	@echo "building with warnings as errors"
-	@"$(VENV)/bin/cmake" -S . -B build/lint -G Ninja --log-level=WARNING -DCONVEXT_WERROR=ON \
+	@"$(VENV)/bin/cmake" -S . -B build/lint -G Ninja --log-level=WARNING -DCONVEXT_WERROR=ON -DCONVEXT_CUDA=OFF \
 	  -DCMAKE_MAKE_PROGRAM="$(abspath $(VENV))/bin/ninja" -DPython_EXECUTABLE="$(abspath $(PY))"
 	@"$(VENV)/bin/cmake" --build build/lint -- --quiet
 	@if nm -C --defined-only $$(ls build/lint/CMakeFiles/convext_core.dir/csrc/cpu/isa_{avx512,avx2,generic}.cpp.o 2>/dev/null) | grep ' W '; then \

@@ -1,5 +1,5 @@
-"""The compiled CUDA kernels, on machines without a GPU: what they take of a chip, which instructions
-they consist of, and which of them plans choose."""
+"""The compiled CUDA kernels, on machines without a GPU: what they take of a chip, of which
+instructions they consist, and which of them plans choose."""
 
 from __future__ import annotations
 

@@ -2,8 +2,9 @@
 
 Two files are built next to each other: ``libconvext_ops`` (the operators, without Python) and
 ``_C`` (plans, kernel table, build information). Loading the first registers
-``torch.ops.convext.conv2d`` and ``torch.ops.convext.conv2d_backward``. A third, ``libconvext_cuda``,
-is built where nvcc is, holds the kernels of CUDA tensors, and is loaded where torch has CUDA.
+``torch.ops.convext.conv2d`` and ``torch.ops.convext.conv2d_backward``. A third,
+``libconvext_cuda``, is built where nvcc is, holds the kernels of CUDA tensors, and is loaded where
+torch has CUDA.
 """
 
 from __future__ import annotations

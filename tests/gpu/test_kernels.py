@@ -1,0 +1,150 @@
+"""Every rung of the CUDA ladder on the device, against the reference: small integers to the bit,
+random numbers to the error bound."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import convext
+from convext import _C
+from convext.testing import Problem, assert_correct
+
+PASSES = {
+    "fprop": "forward",
+    "dgrad": "input_grad",
+    "wgrad": "weight_grad",
+    "bgrad": "bias_grad",
+}
+
+PROBLEMS = [
+    Problem(N=2, C=3, H=5, W=7, K=4),
+    Problem(N=1, C=1, H=1, W=1, K=1, R=1, S=1),
+    Problem(N=2, C=64, H=14, W=15, K=72, padding=(1, 1), bias=True),
+    Problem(N=3, C=33, H=9, W=10, K=65, stride=(2, 2), padding=(1, 1), bias=True),
+    Problem(N=2, C=32, H=20, W=18, K=128, R=1, S=1),
+    Problem(N=2, C=32, H=20, W=18, K=40, R=1, S=1, stride=(2, 3)),
+    Problem(N=1, C=20, H=17, W=16, K=12, dilation=(2, 3), padding=(2, 4)),
+    Problem(N=1, C=20, H=17, W=16, K=12, dilation=(2, 2), stride=(2, 2), padding=(3, 1)),
+    Problem(N=2, C=24, H=12, W=11, K=36, groups=4, padding=(1, 0)),
+    Problem(N=2, C=40, H=19, W=13, K=40, groups=40, padding=(1, 1), bias=True),
+    Problem(N=2, C=20, H=12, W=13, K=60, groups=20, R=5, S=5, padding=(2, 2), stride=(2, 2)),
+    Problem(N=1, C=8, H=9, W=9, K=8, padding=(2, 1, 3, 0), padding_mode="reflect", bias=True),
+    Problem(N=2, C=8, H=9, W=8, K=16, padding=(4, 5), padding_mode="replicate", stride=(2, 1)),
+    Problem(N=2, C=16, H=8, W=8, K=8, padding=(3, 3), padding_mode="circular", dilation=(2, 1)),
+    Problem(N=40, C=16, H=28, W=28, K=24, padding=(1, 1)),
+]
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
+LAYOUTS = ["contiguous", "channels_last", "channels_last_sliced"]
+
+
+def rungs() -> list[dict[str, str | int]]:
+    if not _C.cuda_loaded():
+        return [{"name": "none", "pass": "fprop", "dtype": "float32", "least_capability": 0}]
+    return _C.cuda_kernels()
+
+
+@pytest.mark.parametrize("rung", rungs(), ids=lambda rung: rung["name"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_rung(rung: dict[str, str | int], layout: str) -> None:
+    major, minor = torch.cuda.get_device_capability()
+    if 10 * major + minor < int(rung["least_capability"]):
+        pytest.skip(f"needs compute capability {rung['least_capability']}")
+    direction = PASSES[str(rung["pass"])]
+    ran = 0
+    for problem in PROBLEMS:
+        problem = problem.replace(
+            device="cuda", dtype=getattr(torch, str(rung["dtype"])), layout=layout, values="integer"
+        )
+        if direction == "bias_grad":
+            problem = problem.replace(bias=True)
+        force = f"cuda:{rung['pass']}={rung['name']}"
+        if problem.C != problem.groups and "depthwise" in str(rung["name"]):
+            with pytest.raises(RuntimeError, match="needs one input channel a group"):
+                assert_correct(problem, [direction], force=force)
+            continue
+        assert_correct(problem, [direction], force=force)
+        ran += 1
+    assert ran >= 2
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("number", range(len(PROBLEMS)))
+def test_the_plans_choice(number: int, layout: str, dtype: torch.dtype) -> None:
+    assert_correct(PROBLEMS[number].replace(device="cuda", dtype=dtype, layout=layout))
+
+
+@pytest.mark.parametrize("dtype", [torch.complex64, torch.complex128], ids=str)
+@pytest.mark.parametrize("number", range(len(PROBLEMS)))
+def test_complex(number: int, dtype: torch.dtype) -> None:
+    problem = PROBLEMS[number]
+    arguments = {
+        "stride": problem.stride,
+        "padding": problem.padding,
+        "dilation": problem.dilation,
+        "groups": problem.groups,
+        "padding_mode": problem.padding_mode,
+    }
+    input = torch.randn(problem.input_size, dtype=dtype)
+    weight = torch.randn(problem.weight_size, dtype=dtype)
+    bias = torch.randn(problem.K, dtype=dtype)
+    results = []
+    for device in ("cpu", "cuda"):
+        leaves = [t.to(device).requires_grad_() for t in (input, weight, bias)]
+        output = convext.conv2d(*leaves, **arguments)
+        torch.manual_seed(1)
+        grad_output = torch.randn(output.shape, dtype=dtype).to(device)
+        grads = torch.autograd.grad(output, leaves, grad_output)
+        results.append([t.detach().cpu() for t in (output, *grads)])
+    for on_cpu, on_gpu in zip(*results, strict=True):
+        torch.testing.assert_close(on_gpu, on_cpu)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("number", range(len(PROBLEMS)))
+def test_twice_the_same_bits(number: int, dtype: torch.dtype) -> None:
+    problem = PROBLEMS[number].replace(device="cuda", dtype=dtype, layout="channels_last")
+    first, second = problem.run(), problem.run()
+    for name in first:
+        assert torch.equal(first[name], second[name])
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_a_sample_does_not_depend_on_its_batch(dtype: torch.dtype, layout: str) -> None:
+    for problem in PROBLEMS:
+        problem = problem.replace(device="cuda", dtype=dtype, layout=layout, N=9)
+        operands = problem.tensors()
+        arguments = (problem.stride, problem.padding, problem.dilation, problem.groups)
+        mode = problem.padding_mode
+        with convext.batch_invariant():
+            whole = convext.conv2d(
+                operands.input, operands.weight, None, *arguments, padding_mode=mode
+            )
+            for n in (0, 4, 8):
+                alone = convext.conv2d(
+                    operands.input[n : n + 1], operands.weight, None, *arguments, padding_mode=mode
+                )
+                assert torch.equal(alone[0], whole[n])
+
+
+def test_tf32_is_used_only_where_it_is_allowed() -> None:
+    input = torch.randn(2, 64, 20, 20, device="cuda")
+    weight = torch.randn(64, 64, 3, 3, device="cuda")
+    exact = torch.nn.functional.conv2d(input.double(), weight.double())
+    error = {}
+    for precision in ("ieee", "tf32"):
+        torch.backends.cudnn.conv.fp32_precision = precision
+        error[precision] = (convext.conv2d(input, weight) - exact).abs().max() / exact.abs().max()
+    assert error["ieee"] < 2e-6
+    if torch.cuda.get_device_capability() >= (8, 0):
+        assert 1e-5 < error["tf32"] < 2e-3
+
+
+@pytest.mark.parametrize("limit", [0, 10_000, 10_000_000])
+def test_workspace_limit(limit: int) -> None:
+    convext.set_workspace_limit(limit)
+    for problem in PROBLEMS[:9]:
+        assert_correct(problem.replace(device="cuda"))
+    convext.set_workspace_limit(None)
