@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
 from test_native import ROOT, run, tool
 
 KERNELS = ROOT / "csrc" / "cuda"
