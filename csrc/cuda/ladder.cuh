@@ -12,6 +12,10 @@ std::vector<Rung> make_ladder() {
   add_depthwise<double>(&rungs);
   add_depthwise<__half>(&rungs);
   add_depthwise<__nv_bfloat16>(&rungs);
+  add_grouped<float>(&rungs);
+  add_grouped<double>(&rungs);
+  add_grouped<__half>(&rungs);
+  add_grouped<__nv_bfloat16>(&rungs);
   add_gemm<__half, MmaF16>("mma", 75, false, &rungs);
   add_gemm<__half, MmaF16Small>("mma", 75, false, &rungs);
   add_gemm<__nv_bfloat16, MmaBf16>("mma", 80, false, &rungs);

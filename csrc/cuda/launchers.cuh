@@ -7,6 +7,7 @@
 #include "bgrad.cuh"
 #include "complex.cuh"
 #include "depthwise.cuh"
+#include "grouped.cuh"
 #include "implicit_gemm.cuh"
 #include "ladder.h"
 #include "layout.cuh"
@@ -315,6 +316,106 @@ struct Depthwise {
   }
 };
 
+// ---- grouped ------------------------------------------------------------------------------------
+
+template <class T>
+std::int64_t group_weight_bytes(const ConvParams& v, int depth) {
+  return static_cast<std::int64_t>(GroupedTile::kChannels) * depth * v.R * v.S *
+         static_cast<std::int64_t>(sizeof(Compute<T>));
+}
+
+bool few_channels(const ConvParams& v, std::string* why) {
+  if (!channels_adjacent(v, why)) return false;
+  constexpr int kMost = 32;
+  if (v.groups > 1 && v.channels <= kMost && v.outputs <= kMost) return true;
+  return refuse(why, "needs groups of at most 32 channels");
+}
+
+template <class T>
+bool group_weights_fit(const ConvParams& v, std::string* why) {
+  if (!few_channels(v, why)) return false;
+  const int depth = v.channels > v.outputs ? v.channels : v.outputs;
+  if (group_weight_bytes<T>(v, depth) <= kMostTapBytes) return true;
+  return refuse(why, "needs weights of 32 channels that fit 64 KiB of shared memory");
+}
+
+template <class T>
+struct Grouped {
+  static constexpr int kVector = sizeof(T) == 8 ? 2 : 4;
+  using Tile = GroupedTile;
+
+  // f(source channels that are read at once)
+  template <class F>
+  static void with_vector(bool wide, F&& f) {
+    if (wide) {
+      f(std::integral_constant<int, kVector>{});
+    } else {
+      f(std::integral_constant<int, 1>{});
+    }
+  }
+
+  static void run_fprop(const ConvParams& v, const Operands& o, void* stream) {
+    const bool wide = is_aligned(v.input, v.channels, o.input, kVector, sizeof(T));
+    with_vector(wide, [&](auto vector) {
+      const int strips = block_count(v.Q, Tile::kColumns);
+      start(&fprop_grouped<T, vector()>, group_weight_bytes<T>(v, v.channels),
+            ceil_div(v.K, Tile::kChannels) *
+                ceil_div(static_cast<std::int64_t>(v.N) * v.P * strips, Tile::kStrips),
+            stream, v, Divisor(strips), static_cast<const T*>(o.input),
+            static_cast<const T*>(o.weight), static_cast<const T*>(o.bias),
+            static_cast<T*>(o.result));
+    });
+  }
+
+  static void run_dgrad(const ConvParams& v, const Operands& o, void* stream) {
+    const bool wide = is_aligned(v.output, v.outputs, o.output, kVector, sizeof(T));
+    with_vector(wide, [&](auto vector) {
+      const int strips = block_count(v.W, Tile::kColumns);
+      start(&dgrad_grouped<T, vector()>, group_weight_bytes<T>(v, v.outputs),
+            ceil_div(v.C, Tile::kChannels) *
+                ceil_div(static_cast<std::int64_t>(v.N) * v.H * strips, Tile::kStrips),
+            stream, v, Divisor(v.H), Divisor(strips), static_cast<const T*>(o.output),
+            static_cast<const T*>(o.weight), static_cast<T*>(o.result));
+    });
+    run_dgrad_border<T>(v, o, stream);
+  }
+
+  // Of the output's rows: by shape alone, as if vectors were wide.
+  static Shares splits(const ConvParams& v) {
+    const std::int64_t tiles = ceil_div(v.K, Tile::kChannels) * ceil_div(v.channels, kVector) *
+                               v.R * ceil_div(v.S, Tile::kTaps);
+    return cut(static_cast<std::int64_t>(v.N) * v.P, split_pixels(v, tiles).count);
+  }
+  static std::int64_t wgrad_workspace(const ConvParams& v) {
+    return static_cast<std::int64_t>(sizeof(Compute<T>)) * splits(v).count * v.K * v.R * v.S *
+           v.channels;
+  }
+  static void run_wgrad(const ConvParams& v, const Operands& o, void* stream) {
+    const bool wide = is_aligned(v.input, v.channels, o.input, kVector, sizeof(T));
+    const Shares rows = splits(v);
+    with_vector(wide, [&](auto vector) {
+      start(&wgrad_grouped<T, vector()>, 0,
+            ceil_div(v.K, Tile::kChannels) * (v.channels / vector()) * v.R *
+                ceil_div(v.S, Tile::kTaps) * rows.count,
+            stream, v, rows.size, static_cast<const T*>(o.output), static_cast<const T*>(o.input),
+            static_cast<Compute<T>*>(o.workspace));
+    });
+    const std::int64_t weights = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
+    launch(&sum_splits<T>, grid_of(ceil_div(weights, 256)), 256, 0,
+           static_cast<cudaStream_t>(stream), v, rows.count,
+           static_cast<const Compute<T>*>(o.workspace), static_cast<T*>(o.result));
+  }
+
+ private:
+  template <class... Parameters, class... Arguments>
+  static void start(void (*kernel)(Parameters...), std::int64_t shared_bytes, std::int64_t blocks,
+                    void* stream, Arguments... arguments) {
+    allow_shared(kernel, static_cast<std::size_t>(shared_bytes));
+    launch(kernel, grid_of(blocks), Tile::kThreads, static_cast<std::size_t>(shared_bytes),
+           static_cast<cudaStream_t>(stream), arguments...);
+  }
+};
+
 // ---- the bias -----------------------------------------------------------------------------------
 
 Shares bgrad_splits(const ConvParams& v) { return split_pixels(v, ceil_div(v.K, kBgradChannels)); }
@@ -389,12 +490,23 @@ template <class T>
 void add_depthwise(std::vector<Rung>* rungs) {
   const auto add = [&](Pass pass, auto can, auto workspace, auto run) {
     rungs->push_back({std::string(pass_name(pass)) + "_depthwise_" + Named<T>::name + "_nhwc", pass,
-                      "depthwise", Named<T>::dtype, 1, 32, 1, 75, false, true, can, workspace,
+                      "depthwise", Named<T>::dtype, 0, 32, 0, 75, false, true, can, workspace,
                       run});
   };
   add(Pass::kFprop, &taps_fit<T>, &no_workspace, &Depthwise<T>::run_fprop);
   add(Pass::kDgrad, &taps_fit<T>, &no_workspace, &Depthwise<T>::run_dgrad);
   add(Pass::kWgrad, &one_input_channel, &Depthwise<T>::wgrad_workspace, &Depthwise<T>::run_wgrad);
+}
+
+template <class T>
+void add_grouped(std::vector<Rung>* rungs) {
+  const auto add = [&](Pass pass, auto can, auto workspace, auto run) {
+    rungs->push_back({std::string(pass_name(pass)) + "_grouped_" + Named<T>::name + "_nhwc", pass,
+                      "grouped", Named<T>::dtype, 0, 32, 0, 75, false, true, can, workspace, run});
+  };
+  add(Pass::kFprop, &group_weights_fit<T>, &no_workspace, &Grouped<T>::run_fprop);
+  add(Pass::kDgrad, &group_weights_fit<T>, &no_workspace, &Grouped<T>::run_dgrad);
+  add(Pass::kWgrad, &few_channels, &Grouped<T>::wgrad_workspace, &Grouped<T>::run_wgrad);
 }
 
 template <class T, template <bool> class Tile>

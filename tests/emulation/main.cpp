@@ -200,10 +200,16 @@ int test_ladder(int problems, unsigned seed, const std::string& filter, int orde
     std::mt19937 random(seed);
     std::map<std::string, int> failed;
     std::string example;
+    const std::string algorithm = rung.algorithm;
+    Wanted wanted;
+    wanted.tile = {rung.tile_m, rung.tile_n, rung.tile_k};
+    wanted.groups = algorithm == "depthwise" ? Groups::kOfOneChannel
+                    : algorithm == "grouped" ? Groups::kOfFewChannels
+                                             : Groups::kAny;
+    wanted.channels_last = rung.channels_last;
     const auto start = std::chrono::steady_clock::now();
     for (int number = 0; number < problems; ++number) {
-      const Case made = make_case(&random, rung.pass, rung.dtype,
-                                  {rung.tile_m, rung.tile_n, rung.tile_k}, number);
+      const Case made = make_case(&random, rung.pass, rung.dtype, wanted, number);
       for (int i = 0; i < orders; ++i) {
         emu::config.order = kOrders[i].order;
         emu::config.seed = kOrders[i].seed + static_cast<std::uint64_t>(number);

@@ -23,12 +23,15 @@ int around(std::mt19937* random, int tile) {
   return near < 1 ? 1 : near;
 }
 
-ConvProblem make_problem(std::mt19937* random, DType dtype, const Tile& tile, int number) {
-  const bool depthwise = tile.m == 1;
+ConvProblem make_problem(std::mt19937* random, DType dtype, const Wanted& wanted, int number) {
+  const Tile& tile = wanted.tile;
+  const bool depthwise = wanted.groups == Groups::kOfOneChannel;
+  const bool grouped = wanted.groups == Groups::kOfFewChannels;
   const char* modes[] = {"zeros", "zeros", "reflect", "replicate", "circular"};
   for (;;) {
     ConvArguments a;
     const int groups = depthwise         ? pick(random, 1, number % 4 == 3 ? 90 : 20)
+                       : grouped         ? pick(random, 2, 7)
                        : number % 3 == 0 ? pick(random, 2, 4)
                                          : 1;
     int channels = pick(random, 1, 20), outputs = pick(random, 1, 24);
@@ -37,6 +40,7 @@ ConvProblem make_problem(std::mt19937* random, DType dtype, const Tile& tile, in
     if (tile.n > 0 && number % 5 == 3) channels = around(random, tile.n);
     if (tile.k > 0 && number % 5 == 4) channels = around(random, tile.k);
     if (depthwise) channels = 1, outputs = number % 3 == 0 ? pick(random, 2, 3) : 1;
+    if (grouped && (channels > 32 || outputs > 32)) continue;
     const bool large = groups > 1 && channels * outputs > 1000;
     if (large) continue;
     const int most = 5 + number % 4 * 3;
@@ -99,10 +103,10 @@ void strides_of(const std::vector<std::int64_t>& size, bool channels_last,
   strides[0] = size[1] * size[2] * size[3];
 }
 
-Case make_case(std::mt19937* random, Pass pass, DType dtype, const Tile& tile, int number) {
+Case make_case(std::mt19937* random, Pass pass, DType dtype, const Wanted& wanted, int number) {
   Case made;
-  made.problem = make_problem(random, dtype, tile, number);
-  made.channels_last = tile.m > 0 || number % 2 == 0;
+  made.problem = make_problem(random, dtype, wanted, number);
+  made.channels_last = wanted.channels_last || number % 2 == 0;
   made.with_bias = pass == Pass::kBgrad || (pass == Pass::kFprop && number % 2 == 0);
   const ConvProblem& p = made.problem;
   made.input = draw(random, input_size(p));

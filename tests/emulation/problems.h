@@ -22,13 +22,23 @@ struct Case {
   std::vector<double> expected;                     // of the pass
 };
 
-// Of a CTA; m is 0 for kernels without one, and 1 for those that want one input channel a group.
+// Of a CTA; 0 where there is none.
 struct Tile {
   int m = 0, n = 0, k = 0;
 };
 
+// Which groups a kernel takes.
+enum class Groups { kAny, kOfOneChannel, kOfFewChannels };
+
+// Problems that a kernel can run.
+struct Wanted {
+  Tile tile;
+  Groups groups = Groups::kAny;
+  bool channels_last = false;  // alone
+};
+
 // `number` steers the sizes: small ones, or such that a dimension ends around a tile's.
-Case make_case(std::mt19937* random, Pass pass, DType dtype, const Tile& tile, int number);
+Case make_case(std::mt19937* random, Pass pass, DType dtype, const Wanted& wanted, int number);
 
 // Elements between neighbours, for sizes N C H W.
 void strides_of(const std::vector<std::int64_t>& size, bool channels_last,
