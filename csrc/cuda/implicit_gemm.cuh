@@ -9,7 +9,8 @@
 // owns      CTA: kM x kN results, added up in the order of gemm_k; what a thread has of them is the
 //           Tile's affair. wgrad's splits are cut by shape alone and added in order by sum_splits.
 // budget    the Tile's: simt_tile.cuh, mma_tile.cuh.
-// needs     channels adjacent in memory in every tensor. Anything beyond the problem is a zero, and
+// needs     what Operands need, which say where elements are (operands.cuh, first_layer.cuh): channels
+//           adjacent in memory in every tensor. Anything beyond the problem is a zero, and
 //           not stored. dgrad knows padding of zeros alone; dgrad_naive does the border after it.
 // bound by  the Tile's multiplications: each element from global memory serves kN or kM of them.
 // step      from naive: a CTA reads each operand once for a whole tile of results, and input grad goes
@@ -21,7 +22,7 @@
 
 namespace convext::cuda {
 
-template <class T, class Tile>
+template <class T, class Tile, class Operands>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     fprop_gemm(ConvParams v, const T* __restrict__ input, const T* __restrict__ weight,
                const T* __restrict__ bias, T* __restrict__ output) {
@@ -40,9 +41,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   __syncthreads();  // the offsets are there
 
   typename Tile::Sums sums;
-  FpropOperands<T, Tile> operands(v, input, weight, group, pixel0, lane0);
-  const int slices = block_count(v.channels, Tile::kK);
-  Tile::multiply(operands, v.R * v.S * slices, &sums);
+  Operands operands(v, input, weight, group, pixel0, lane0);
+  Tile::multiply(operands, Operands::steps(v), &sums);
 
   // Epilogue.
   sums.for_each([&](int row) { return row_offset[row] < 0 ? nullptr : output + row_offset[row]; },
@@ -105,14 +105,14 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       });
 }
 
-// Sums lie as [split][k][tap][c].
-template <class T, class Tile>
+// Sums lie as [split][k][tap][c], taps and lanes as Operands has them.
+template <class T, class Tile, class Operands>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
     wgrad_gemm(ConvParams v, std::int64_t share, const T* __restrict__ grad_output,
                const T* __restrict__ input, Compute<T>* __restrict__ sums_of_splits) {
-  const int taps = v.R * v.S;
+  const int taps = Operands::taps(v), lanes = Operands::lanes(v);
   unsigned rest = blockIdx.x;
-  const int lane0 = take(&rest, block_count(v.channels, Tile::kN)) * Tile::kN;
+  const int lane0 = take(&rest, block_count(lanes, Tile::kN)) * Tile::kN;
   const int tap = take(&rest, taps);
   const int row0 = take(&rest, block_count(v.outputs, Tile::kM)) * Tile::kM;
   const int group = take(&rest, v.groups);
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const std::int64_t count = pixels < share ? pixels : share;
 
   typename Tile::Sums sums;
-  WgradOperands<T, Tile> operands(v, grad_output, input, group, tap, row0, lane0, pixel0, count);
+  Operands operands(v, grad_output, input, group, tap, row0, lane0, pixel0, count);
   Tile::multiply(operands, static_cast<int>(ceil_div(count, Tile::kK)), &sums);
 
   // Epilogue.
@@ -130,11 +130,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       [&](int row) -> Value* {
         const int k = row0 + row;
         if (k >= v.outputs) return nullptr;
-        return sums_of_splits + ((split * v.K + group * v.outputs + k) * taps + tap) * v.channels;
+        return sums_of_splits + ((split * v.K + group * v.outputs + k) * taps + tap) * lanes;
       },
       [&](Value* row, int lane, const auto& values) {
         lane += lane0;
-        store_lanes<true>(row + lane, values, v.channels - lane);
+        store_lanes<true>(row + lane, values, lanes - lane);
       });
 }
 

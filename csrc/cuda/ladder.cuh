@@ -16,6 +16,11 @@ std::vector<Rung> make_ladder() {
   add_grouped<double>(&rungs);
   add_grouped<__half>(&rungs);
   add_grouped<__nv_bfloat16>(&rungs);
+  add_first_layer<__half, MmaF16Small>("mma_first", 75, false, &rungs);
+  add_first_layer<__nv_bfloat16, MmaBf16Small>("mma_first", 80, false, &rungs);
+  add_first_layer<float, MmaTf32>("mma_tf32_first", 80, true, &rungs);
+  add_first_layer<float, SimtF32Small>("simt_first", 75, false, &rungs);
+  add_first_layer<double, SimtF64>("simt_first", 75, false, &rungs);
   add_gemm<__half, MmaF16>("mma", 75, false, &rungs);
   add_gemm<__half, MmaF16Small>("mma", 75, false, &rungs);
   add_gemm<__nv_bfloat16, MmaBf16>("mma", 80, false, &rungs);

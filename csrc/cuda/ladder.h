@@ -31,7 +31,8 @@ struct Rung {
   int tile_m, tile_n, tile_k;  // of a CTA; a naive kernel has none
   int least_capability;        // 10 * major + minor
   bool rounds_to_tf32;
-  bool channels_last;  // operands and result need channels that are adjacent in memory
+  bool channels_last;  // operands and result need channels that are adjacent in memory,
+  bool any_input;      // but for the input
   // Whether it can run the problem; if not, and `why` is not null, that is told the reason.
   bool (*can)(const ConvParams&, std::string* why);
   std::int64_t (*workspace_bytes)(const ConvParams&);

@@ -7,6 +7,7 @@
 #include "bgrad.cuh"
 #include "complex.cuh"
 #include "depthwise.cuh"
+#include "first_layer.cuh"
 #include "grouped.cuh"
 #include "implicit_gemm.cuh"
 #include "ladder.h"
@@ -148,6 +149,14 @@ void launch_tile(void (*kernel)(Parameters...), std::int64_t blocks, void* strea
          static_cast<cudaStream_t>(stream), arguments...);
 }
 
+// The splits' sums in the workspace to the gradient of the weight.
+template <class T>
+void run_sum_splits(const ConvParams& v, int splits, const Operands& o, void* stream) {
+  const std::int64_t weights = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
+  launch(&sum_splits<T>, grid_of(ceil_div(weights, 256)), 256, 0, static_cast<cudaStream_t>(stream),
+         v, splits, static_cast<const Compute<T>*>(o.workspace), static_cast<T*>(o.result));
+}
+
 // Tile is a template of whether chunks may be ragged.
 template <class T, template <bool> class Tile>
 struct Gemm {
@@ -156,7 +165,7 @@ struct Gemm {
   template <class Chosen>
   static void start_fprop(const ConvParams& v, const Operands& o, void* stream) {
     const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
-    launch_tile<Chosen>(&fprop_gemm<T, Chosen>,
+    launch_tile<Chosen>(&fprop_gemm<T, Chosen, FpropOperands<T, Chosen>>,
                         ceil_div(v.outputs, Any::kN) * v.groups * ceil_div(pixels, Any::kM), stream,
                         v, static_cast<const T*>(o.input), static_cast<const T*>(o.weight),
                         static_cast<const T*>(o.bias), static_cast<T*>(o.result));
@@ -194,9 +203,10 @@ struct Gemm {
   template <class Chosen>
   static void start_wgrad(const ConvParams& v, const Shares& splits, const Operands& o,
                           void* stream) {
-    launch_tile<Chosen>(&wgrad_gemm<T, Chosen>, wgrad_tiles(v) * splits.count, stream, v,
-                        splits.size, static_cast<const T*>(o.output),
-                        static_cast<const T*>(o.input), static_cast<Compute<T>*>(o.workspace));
+    launch_tile<Chosen>(&wgrad_gemm<T, Chosen, WgradOperands<T, Chosen>>,
+                        wgrad_tiles(v) * splits.count, stream, v, splits.size,
+                        static_cast<const T*>(o.output), static_cast<const T*>(o.input),
+                        static_cast<Compute<T>*>(o.workspace));
   }
   static void run_wgrad(const ConvParams& v, const Operands& o, void* stream) {
     const bool aligned = is_aligned(v.output, v.outputs, o.output, Any::kVector, sizeof(T)) &&
@@ -204,10 +214,58 @@ struct Gemm {
     const Shares splits = split_pixels(v, wgrad_tiles(v));
     aligned ? start_wgrad<Tile<false>>(v, splits, o, stream)
             : start_wgrad<Tile<true>>(v, splits, o, stream);
-    const std::int64_t weights = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
-    launch(&sum_splits<T>, grid_of(ceil_div(weights, 256)), 256, 0,
-           static_cast<cudaStream_t>(stream), v, splits.count,
-           static_cast<const Compute<T>*>(o.workspace), static_cast<T*>(o.result));
+    run_sum_splits<T>(v, splits.count, o, stream);
+  }
+};
+
+// ---- first layers -------------------------------------------------------------------------------
+
+bool first_layer(const ConvParams& v, std::string* why) {
+  if (v.weight.c != 1 && v.channels > 1) return refuse(why, "needs channels that are adjacent");
+  if (v.output.c != 1 && v.K > 1) return refuse(why, "needs channels that are adjacent");
+  if (v.groups == 1 && v.C <= kMostFirstChannels) return true;
+  return refuse(why, "needs at most 4 input channels in one group");
+}
+
+template <class T, template <bool> class Tile>
+struct FirstLayer {
+  using Any = Tile<true>;
+
+  template <class Chosen>
+  static void start_fprop(const ConvParams& v, const Operands& o, void* stream) {
+    const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
+    launch_tile<Chosen>(&fprop_gemm<T, Chosen, FirstFpropOperands<T, Chosen>>,
+                        ceil_div(v.K, Any::kN) * ceil_div(pixels, Any::kM), stream, v,
+                        static_cast<const T*>(o.input), static_cast<const T*>(o.weight),
+                        static_cast<const T*>(o.bias), static_cast<T*>(o.result));
+  }
+  static void run_fprop(const ConvParams& v, const Operands& o, void* stream) {
+    is_aligned(v.output, v.K, o.result, Any::kVector, sizeof(T))
+        ? start_fprop<Tile<false>>(v, o, stream)
+        : start_fprop<Tile<true>>(v, o, stream);
+  }
+
+  static std::int64_t wgrad_tiles(const ConvParams& v) {
+    return ceil_div(static_cast<std::int64_t>(v.S) * v.C, Any::kN) * v.R * ceil_div(v.K, Any::kM);
+  }
+  static std::int64_t wgrad_workspace(const ConvParams& v) {
+    return static_cast<std::int64_t>(sizeof(Compute<T>)) * split_pixels(v, wgrad_tiles(v)).count *
+           v.K * v.R * v.S * v.C;
+  }
+  template <class Chosen>
+  static void start_wgrad(const ConvParams& v, const Shares& splits, const Operands& o,
+                          void* stream) {
+    launch_tile<Chosen>(&wgrad_gemm<T, Chosen, FirstWgradOperands<T, Chosen>>,
+                        wgrad_tiles(v) * splits.count, stream, v, splits.size,
+                        static_cast<const T*>(o.output), static_cast<const T*>(o.input),
+                        static_cast<Compute<T>*>(o.workspace));
+  }
+  static void run_wgrad(const ConvParams& v, const Operands& o, void* stream) {
+    const Shares splits = split_pixels(v, wgrad_tiles(v));
+    is_aligned(v.output, v.K, o.output, Any::kVector, sizeof(T))
+        ? start_wgrad<Tile<false>>(v, splits, o, stream)
+        : start_wgrad<Tile<true>>(v, splits, o, stream);
+    run_sum_splits<T>(v, splits.count, o, stream);
   }
 };
 
@@ -301,9 +359,7 @@ struct Depthwise {
           stream, v, rows.size, static_cast<const T*>(o.output), static_cast<const T*>(o.input),
           static_cast<Compute<T>*>(o.workspace));
     });
-    launch(&sum_splits<T>, grid_of(ceil_div(static_cast<std::int64_t>(v.K) * v.R * v.S, 256)), 256,
-           0, static_cast<cudaStream_t>(stream), v, rows.count,
-           static_cast<const Compute<T>*>(o.workspace), static_cast<T*>(o.result));
+    run_sum_splits<T>(v, rows.count, o, stream);
   }
 
  private:
@@ -400,10 +456,7 @@ struct Grouped {
             stream, v, rows.size, static_cast<const T*>(o.output), static_cast<const T*>(o.input),
             static_cast<Compute<T>*>(o.workspace));
     });
-    const std::int64_t weights = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
-    launch(&sum_splits<T>, grid_of(ceil_div(weights, 256)), 256, 0,
-           static_cast<cudaStream_t>(stream), v, rows.count,
-           static_cast<const Compute<T>*>(o.workspace), static_cast<T*>(o.result));
+    run_sum_splits<T>(v, rows.count, o, stream);
   }
 
  private:
@@ -473,12 +526,12 @@ const char* pass_name(Pass pass) {
 template <class T>
 void add_naive(std::vector<Rung>* rungs) {
   rungs->push_back({std::string("bgrad_rowsum_") + Named<T>::name + "_any", Pass::kBgrad, "rowsum",
-                    Named<T>::dtype, 0, 0, 0, 75, false, false, &anything, &bgrad_workspace<T>,
-                    &run_bgrad<T>});
+                    Named<T>::dtype, 0, 0, 0, 75, false, false, true, &anything,
+                    &bgrad_workspace<T>, &run_bgrad<T>});
   const auto add = [&](Pass pass, auto run) {
     rungs->push_back({std::string(pass_name(pass)) + "_naive_" + Named<T>::name + "_any", pass,
-                      "naive", Named<T>::dtype, 0, 0, 0, 75, false, false, &anything, &no_workspace,
-                      run});
+                      "naive", Named<T>::dtype, 0, 0, 0, 75, false, false, true, &anything,
+                      &no_workspace, run});
   };
   add(Pass::kFprop, &run_fprop_naive<T>);
   add(Pass::kDgrad, &run_dgrad_naive<T>);
@@ -490,8 +543,8 @@ template <class T>
 void add_depthwise(std::vector<Rung>* rungs) {
   const auto add = [&](Pass pass, auto can, auto workspace, auto run) {
     rungs->push_back({std::string(pass_name(pass)) + "_depthwise_" + Named<T>::name + "_nhwc", pass,
-                      "depthwise", Named<T>::dtype, 0, 32, 0, 75, false, true, can, workspace,
-                      run});
+                      "depthwise", Named<T>::dtype, 0, 32, 0, 75, false, true, false, can,
+                      workspace, run});
   };
   add(Pass::kFprop, &taps_fit<T>, &no_workspace, &Depthwise<T>::run_fprop);
   add(Pass::kDgrad, &taps_fit<T>, &no_workspace, &Depthwise<T>::run_dgrad);
@@ -502,7 +555,8 @@ template <class T>
 void add_grouped(std::vector<Rung>* rungs) {
   const auto add = [&](Pass pass, auto can, auto workspace, auto run) {
     rungs->push_back({std::string(pass_name(pass)) + "_grouped_" + Named<T>::name + "_nhwc", pass,
-                      "grouped", Named<T>::dtype, 0, 32, 0, 75, false, true, can, workspace, run});
+                      "grouped", Named<T>::dtype, 0, 32, 0, 75, false, true, false, can, workspace,
+                      run});
   };
   add(Pass::kFprop, &group_weights_fit<T>, &no_workspace, &Grouped<T>::run_fprop);
   add(Pass::kDgrad, &group_weights_fit<T>, &no_workspace, &Grouped<T>::run_dgrad);
@@ -517,11 +571,25 @@ void add_gemm(const char* algorithm, int least_capability, bool rounds_to_tf32,
     rungs->push_back({std::string(pass_name(pass)) + "_" + algorithm + "_" + Named<T>::name +
                           "_nhwc_" + std::to_string(Any::kM) + "x" + std::to_string(Any::kN),
                       pass, algorithm, Named<T>::dtype, Any::kM, Any::kN, Any::kK, least_capability,
-                      rounds_to_tf32, true, &channels_adjacent, workspace, run});
+                      rounds_to_tf32, true, false, &channels_adjacent, workspace, run});
   };
   add(Pass::kFprop, &no_workspace, &Gemm<T, Tile>::run_fprop);
   add(Pass::kDgrad, &no_workspace, &Gemm<T, Tile>::run_dgrad);
   add(Pass::kWgrad, &Gemm<T, Tile>::wgrad_workspace, &Gemm<T, Tile>::run_wgrad);
+}
+
+template <class T, template <bool> class Tile>
+void add_first_layer(const char* algorithm, int least_capability, bool rounds_to_tf32,
+                     std::vector<Rung>* rungs) {
+  using Any = Tile<true>;
+  const auto add = [&](Pass pass, auto workspace, auto run) {
+    rungs->push_back({std::string(pass_name(pass)) + "_" + algorithm + "_" + Named<T>::name +
+                          "_nhwc_" + std::to_string(Any::kM) + "x" + std::to_string(Any::kN),
+                      pass, algorithm, Named<T>::dtype, Any::kM, Any::kN, Any::kK, least_capability,
+                      rounds_to_tf32, true, true, &first_layer, workspace, run});
+  };
+  add(Pass::kFprop, &no_workspace, &FirstLayer<T, Tile>::run_fprop);
+  add(Pass::kWgrad, &FirstLayer<T, Tile>::wgrad_workspace, &FirstLayer<T, Tile>::run_wgrad);
 }
 
 }  // namespace

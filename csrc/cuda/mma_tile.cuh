@@ -74,20 +74,27 @@ struct MmaTile {
       return DepthAdjacent ? index(i) % (kK / kVector) * kVector : index(i) / (Extent / kVector);
     }
 
+    CONVEXT_DEVICE unsigned char* place(int i) const {
+      return stage + (DepthAdjacent ? depth_row_offset(at(i), depth(i) / kVector)
+                                    : lane_row_offset(depth(i), at(i) / kVector, Extent * kElement,
+                                                      kElement));
+    }
+
     CONVEXT_DEVICE void load(int i, const T* from, int count) {
-      unsigned char* to = stage + (DepthAdjacent ? depth_row_offset(at(i), depth(i) / kVector)
-                                                 : lane_row_offset(depth(i), at(i) / kVector,
-                                                                   Extent * kElement, kElement));
       if constexpr (Ragged) {
         Pack<T, kVector> chunk;
 #pragma unroll
         for (int e = 0; e < kVector; ++e) {
           chunk.element[e] = from != nullptr && e < count ? from[e] : to_storage<T>(0);
         }
-        *reinterpret_cast<Pack<T, kVector>*>(to) = chunk;
+        set(i, chunk);
       } else {
-        cp_async16(to, from != nullptr ? from : anywhere, from != nullptr ? 16 : 0);
+        cp_async16(place(i), from != nullptr ? from : anywhere, from != nullptr ? 16 : 0);
       }
+    }
+
+    CONVEXT_DEVICE void set(int i, const Pack<T, kVector>& chunk) {
+      *reinterpret_cast<Pack<T, kVector>*>(place(i)) = chunk;
     }
   };
 

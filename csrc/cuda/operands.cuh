@@ -4,7 +4,8 @@
 // A Tile names kM, kN, kK, the rows, lanes and depth of a CTA's tile, and Share<Extent, DepthAdjacent>,
 // a thread's share of moving one operand: kChunks chunks of kVector elements that are adjacent in
 // memory, along the depth (DepthAdjacent) or across it. Chunk i begins at (at(i), depth(i)), and
-// load(i, from, count) moves it: `count` elements from `from`, zeros for the others.
+// load(i, from, count) moves it: `count` elements from `from`, zeros for the others; or set(i, chunk)
+// gives it, where elements have been gathered.
 #pragma once
 
 #include "element.cuh"
@@ -41,6 +42,10 @@ struct FpropOperands {
   const T* image[A::kChunks];  // of the chunk's pixel, null beyond the last one
   int h0[A::kChunks] = {}, w0[A::kChunks] = {};
   const T* filter[B::kChunks];  // of the chunk's lane, null beyond the last one
+
+  CONVEXT_DEVICE static int steps(const ConvParams& v) {
+    return v.R * v.S * block_count(v.channels, Tile::kK);
+  }
 
   CONVEXT_DEVICE FpropOperands(const ConvParams& params, const T* input, const T* weight, int group,
                                std::int64_t pixel0, int lane0)
@@ -177,6 +182,9 @@ struct WgradOperands {
   B b;
   Pixel a_pixel[A::kChunks], b_pixel[B::kChunks];  // those of the step at hand
 
+  CONVEXT_DEVICE static int taps(const ConvParams& v) { return v.R * v.S; }
+  CONVEXT_DEVICE static int lanes(const ConvParams& v) { return v.channels; }
+
   CONVEXT_DEVICE WgradOperands(const ConvParams& params, const T* grad, const T* x, int group,
                                int tap, int first_row, int first_lane, std::int64_t pixel0,
                                std::int64_t pixels)
@@ -207,6 +215,11 @@ struct WgradOperands {
   }
 
   CONVEXT_DEVICE void load() {
+    load_a();
+    load_b();
+  }
+
+  CONVEXT_DEVICE void load_a() {
 #pragma unroll
     for (int i = 0; i < A::kChunks; ++i) {
       const int k = row0 + A::at(i);
@@ -215,6 +228,9 @@ struct WgradOperands {
       const T* from = in ? grad_output + offset_of(v.output, at.n, 0, at.p, at.q) + k : nullptr;
       a.load(i, from, v.outputs - k);
     }
+  }
+
+  CONVEXT_DEVICE void load_b() {
 #pragma unroll
     for (int i = 0; i < B::kChunks; ++i) {
       const int c = lane0 + B::at(i);

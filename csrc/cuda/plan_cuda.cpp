@@ -57,8 +57,9 @@ std::string objection(const Rung& rung, const ConvParams& v, const DeviceTraits&
     return "TF32 is not allowed: torch.backends.cudnn.conv.fp32_precision";
   }
   if (!rung.can(v, &why)) return why;
-  const std::int64_t bytes =
-      rung.workspace_bytes(v) + (rung.channels_last ? options.copy_bytes : 0);
+  const std::int64_t bytes = rung.workspace_bytes(v) +
+                             (rung.channels_last ? options.copy_bytes : 0) +
+                             (rung.channels_last && !rung.any_input ? options.input_copy_bytes : 0);
   if (bytes > options.workspace_limit) {
     return "needs " + std::to_string(bytes) + " bytes of workspace, the limit is " +
            std::to_string(options.workspace_limit);

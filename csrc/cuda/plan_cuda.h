@@ -18,7 +18,8 @@ struct CudaOptions {
   bool tf32 = false;  // float32 products may be rounded to TF32
   std::string force;  // an algorithm, or a rung's name; empty for the plan's own choice
   std::int64_t workspace_limit = kNoLimit;
-  std::int64_t copy_bytes = 0;  // of tensors that are copied for rungs that want channels adjacent
+  // Of tensors that are copied for rungs that want channels adjacent: the input, and the others.
+  std::int64_t input_copy_bytes = 0, copy_bytes = 0;
 };
 
 struct CudaPlan {

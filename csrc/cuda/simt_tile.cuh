@@ -67,6 +67,8 @@ struct SimtTile {
       }
     }
 
+    CONVEXT_DEVICE void set(int i, const Pack<T, kVector>& values) { chunk[i] = values; }
+
     CONVEXT_DEVICE void put(Value (&tile)[kK][kPitch]) const {
 #pragma unroll
       for (int i = 0; i < kChunks; ++i) {

@@ -160,11 +160,14 @@ struct Cuda {
     options.tf32 = problem.dtype == DType::kFloat32 && tf32_allowed();
     options.force = cuda_force_for(process.force, pass);
     options.workspace_limit = process.workspace_limit;
-    options.copy_bytes = input.bytes + weight.bytes + output.bytes;
+    options.input_copy_bytes = input.bytes;
+    options.copy_bytes = weight.bytes + output.bytes;
     const cuda::CudaPlan plan =
         cuda::plan_cuda(params(), pass, problem.dtype, traits_of(queue.device), options);
     if (!plan.rung->channels_last) {
       for (Operand* each : {&input, &weight, &output}) each->take_as_it_lies();
+    } else if (plan.rung->any_input) {
+      input.take_as_it_lies();
     }
 
     Operand* const result = pass == Pass::kFprop   ? &output

@@ -78,7 +78,10 @@ void run(const Rung& rung, const Case& made, bool at_end) {
                            const char* name, bool is_result) {
     return Storage(dtype, values, size, made.channels_last, name, at_end, !is_result);
   };
-  Storage input = storage(made.input, input_size(p), "input", rung.pass == Pass::kDgrad);
+  // Of the rungs that want adjacent channels, some take an input that has none.
+  const bool lies_alike = !(rung.channels_last && rung.any_input && at_end);
+  Storage input(dtype, made.input, input_size(p), made.channels_last && lies_alike, "input", at_end,
+                rung.pass != Pass::kDgrad);
   Storage weight = storage(made.weight, weight_size(p), "weight", rung.pass == Pass::kWgrad);
   Storage output = storage(made.output, output_size(p), "output", rung.pass == Pass::kFprop);
   Storage bias = storage(made.bias, {1, static_cast<std::int64_t>(made.bias.size()), 1, 1}, "bias",
@@ -203,9 +206,10 @@ int test_ladder(int problems, unsigned seed, const std::string& filter, int orde
     const std::string algorithm = rung.algorithm;
     Wanted wanted;
     wanted.tile = {rung.tile_m, rung.tile_n, rung.tile_k};
-    wanted.groups = algorithm == "depthwise" ? Groups::kOfOneChannel
-                    : algorithm == "grouped" ? Groups::kOfFewChannels
-                                             : Groups::kAny;
+    wanted.groups = algorithm == "depthwise"                       ? Groups::kOfOneChannel
+                    : algorithm == "grouped"                       ? Groups::kOfFewChannels
+                    : algorithm.find("first") != std::string::npos ? Groups::kOneOfFewChannels
+                                                                   : Groups::kAny;
     wanted.channels_last = rung.channels_last;
     const auto start = std::chrono::steady_clock::now();
     for (int number = 0; number < problems; ++number) {

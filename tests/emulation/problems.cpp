@@ -27,11 +27,13 @@ ConvProblem make_problem(std::mt19937* random, DType dtype, const Wanted& wanted
   const Tile& tile = wanted.tile;
   const bool depthwise = wanted.groups == Groups::kOfOneChannel;
   const bool grouped = wanted.groups == Groups::kOfFewChannels;
+  const bool first = wanted.groups == Groups::kOneOfFewChannels;
   const char* modes[] = {"zeros", "zeros", "reflect", "replicate", "circular"};
   for (;;) {
     ConvArguments a;
     const int groups = depthwise         ? pick(random, 1, number % 4 == 3 ? 90 : 20)
                        : grouped         ? pick(random, 2, 7)
+                       : first           ? 1
                        : number % 3 == 0 ? pick(random, 2, 4)
                                          : 1;
     int channels = pick(random, 1, 20), outputs = pick(random, 1, 24);
@@ -40,6 +42,7 @@ ConvProblem make_problem(std::mt19937* random, DType dtype, const Wanted& wanted
     if (tile.n > 0 && number % 5 == 3) channels = around(random, tile.n);
     if (tile.k > 0 && number % 5 == 4) channels = around(random, tile.k);
     if (depthwise) channels = 1, outputs = number % 3 == 0 ? pick(random, 2, 3) : 1;
+    if (first) channels = pick(random, 1, 4);
     if (grouped && (channels > 32 || outputs > 32)) continue;
     const bool large = groups > 1 && channels * outputs > 1000;
     if (large) continue;

@@ -28,7 +28,7 @@ struct Tile {
 };
 
 // Which groups a kernel takes.
-enum class Groups { kAny, kOfOneChannel, kOfFewChannels };
+enum class Groups { kAny, kOfOneChannel, kOfFewChannels, kOneOfFewChannels };
 
 // Problems that a kernel can run.
 struct Wanted {

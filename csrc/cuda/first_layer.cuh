@@ -1,0 +1,143 @@
+// fprop_gemm and wgrad_gemm of a first layer: at most 4 input channels
+//
+// computes  what implicit_gemm.cuh computes, with a kernel row's taps and channels as one run:
+//           fprop  gemm_k = R x (S * C), in slices of a row; wgrad  gemm_n = S * C, for each of R rows.
+// owns      as there.
+// budget    the Tile's, and an element's place: a few registers.
+// needs     one group; the input may lie anyhow, NCHW too: its elements are read one by one.
+// bound by  the addresses of elements: C = 3 leaves no whole vectors to read.
+// step      from implicit GEMM: a slice of a tile's depth holds 21 products of 7 x 7 and 3 channels where a
+//           tap's own slice would hold 3, so that a seventh of the steps does.
+#pragma once
+
+#include "operands.cuh"
+
+namespace convext::cuda {
+
+inline constexpr int kMostFirstChannels = 4;
+
+// j / channels, for j below 2**14 and few channels.
+CONVEXT_HOST_DEVICE int few_quotient(int j, int channels) {
+  return channels == 3 ? j * 21846 >> 16 : j >> (channels >> 1);
+}
+
+// Element j of a kernel row that begins at virtual column w0 of row h; h < 0 is a row of zeros.
+template <class T>
+CONVEXT_DEVICE T row_element(const ConvParams& v, const T* image, int h, int w0, int j) {
+  const int s = few_quotient(j, v.channels), c = j - s * v.channels;
+  if (h < 0 || s >= v.S) return to_storage<T>(0);
+  const int w = source_index(v.padding_mode, w0 + s * v.dilation_w, v.W);
+  return w < 0 ? to_storage<T>(0) : image[h * v.input.h + w * v.input.w + c * v.input.c];
+}
+
+template <class T, class Tile>
+struct FirstFpropOperands {
+  using A = typename Tile::template Share<Tile::kM, true>;
+  using B = typename Tile::template Share<Tile::kN, true>;
+
+  const ConvParams& v;
+  int r = 0, j0 = 0;  // of the step at hand
+  A a;
+  B b;
+  const T* image[A::kChunks];  // of the chunk's pixel, null beyond the last one
+  int h0[A::kChunks] = {}, w0[A::kChunks] = {};
+  const T* filter[B::kChunks];  // of the chunk's lane, null beyond the last one
+
+  CONVEXT_DEVICE static int steps(const ConvParams& v) {
+    return v.R * block_count(v.S * v.channels, Tile::kK);
+  }
+
+  CONVEXT_DEVICE FirstFpropOperands(const ConvParams& params, const T* input, const T* weight, int,
+                                    std::int64_t pixel0, int lane0)
+      : v(params), a(input), b(weight) {
+    const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
+#pragma unroll
+    for (int i = 0; i < A::kChunks; ++i) {
+      const std::int64_t index = pixel0 + A::at(i);
+      image[i] = nullptr;
+      if (index >= pixels) continue;
+      const Pixel at = pixel_at(index, v.by_P, v.by_Q);
+      image[i] = input + at.n * v.input.n;
+      h0[i] = at.p * v.stride_h - v.pad_top;
+      w0[i] = at.q * v.stride_w - v.pad_left;
+    }
+#pragma unroll
+    for (int i = 0; i < B::kChunks; ++i) {
+      const int lane = lane0 + B::at(i);
+      filter[i] = lane < v.K ? weight + lane * v.weight.n : nullptr;
+    }
+  }
+
+  CONVEXT_DEVICE void next() {
+    j0 += Tile::kK;
+    if (j0 < v.S * v.channels) return;
+    j0 = 0;
+    ++r;
+  }
+
+  CONVEXT_DEVICE void load() {
+#pragma unroll
+    for (int i = 0; i < A::kChunks; ++i) {
+      const int h =
+          image[i] == nullptr ? -1 : source_index(v.padding_mode, h0[i] + r * v.dilation_h, v.H);
+      Pack<T, Tile::kVector> chunk;
+#pragma unroll
+      for (int e = 0; e < Tile::kVector; ++e) {
+        chunk.element[e] = row_element(v, image[i], h, w0[i], j0 + A::depth(i) + e);
+      }
+      a.set(i, chunk);
+    }
+#pragma unroll
+    for (int i = 0; i < B::kChunks; ++i) {
+      Pack<T, Tile::kVector> chunk;
+#pragma unroll
+      for (int e = 0; e < Tile::kVector; ++e) {
+        const int j = j0 + B::depth(i) + e, s = few_quotient(j, v.channels);
+        const bool in = filter[i] != nullptr && s < v.S;
+        const std::int64_t at = r * v.weight.h + s * v.weight.w + (j - s * v.channels) * v.weight.c;
+        chunk.element[e] = in ? filter[i][at] : to_storage<T>(0);
+      }
+      b.set(i, chunk);
+    }
+  }
+};
+
+// Taps are kernel rows.
+template <class T, class Tile>
+struct FirstWgradOperands : WgradOperands<T, Tile> {
+  using Base = WgradOperands<T, Tile>;
+  using typename Base::B;
+
+  CONVEXT_DEVICE static int taps(const ConvParams& v) { return v.R; }
+  CONVEXT_DEVICE static int lanes(const ConvParams& v) { return v.S * v.channels; }
+
+  CONVEXT_DEVICE FirstWgradOperands(const ConvParams& params, const T* grad, const T* x, int group,
+                                    int row, int first_row, int first_lane, std::int64_t pixel0,
+                                    std::int64_t pixels)
+      : Base(params, grad, x, group, 0, first_row, first_lane, pixel0, pixels) {
+    this->r = row;
+  }
+
+  CONVEXT_DEVICE void load() {
+    this->load_a();
+    const ConvParams& v = this->v;
+#pragma unroll
+    for (int i = 0; i < B::kChunks; ++i) {
+      const Pixel at = this->b_pixel[i];
+      const int h =
+          B::depth(i) < this->left
+              ? source_index(v.padding_mode,
+                             virtual_index(at.p, this->r, v.stride_h, v.pad_top, v.dilation_h), v.H)
+              : -1;
+      Pack<T, Tile::kVector> chunk;
+#pragma unroll
+      for (int e = 0; e < Tile::kVector; ++e) {
+        chunk.element[e] = row_element(v, this->input + at.n * v.input.n, h,
+                                       at.q * v.stride_w - v.pad_left, this->lane0 + B::at(i) + e);
+      }
+      this->b.set(i, chunk);
+    }
+  }
+};
+
+}  // namespace convext::cuda
