@@ -21,7 +21,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format test-gpu gpu-package bench bench-models accuracy wheel clean
+.PHONY: help install demo test lint format test-gpu bench-gpu gpu-package bench bench-models accuracy wheel clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PY := $(VENV)/bin/python
@@ -35,6 +35,7 @@ help:
 	@echo "make demo    install, then train a small CNN with nn.Conv2d and with ConvExt2d side by side"
 	@echo "make test    install, then run the tests"
 	@echo "make test-gpu  build and run the tests of the CUDA kernels, on a machine with a GPU"
+	@echo "make bench-gpu  time them against cuDNN"
 	@echo "make lint    check style, types and compiler warnings"
 	@echo "make format  rewrite the sources in the project's style"
 	@echo "make bench   install, then time convext against torch, layer by layer (under 25 minutes)"
@@ -61,6 +62,9 @@ gpu-package:
 
 test-gpu: gpu-package
 	@PYTHONPATH="$(abspath $(GPU_PACKAGE))" $(PYTHON) -m pytest tests/gpu $(PYTEST_ARGS)
+
+bench-gpu: gpu-package
+	@PYTHONPATH="$(abspath $(GPU_PACKAGE))" $(PYTHON) -m convext bench gpu $(BENCH_ARGS)
 
 bench: $(STAMPS)/convext
 	@"$(VENV)/bin/convext" bench $(BENCH_ARGS)

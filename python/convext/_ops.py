@@ -279,7 +279,8 @@ _C.connect_short_ways(
 
 
 # Whether a float32 convolution on CUDA may round its products to TF32.
-_C.connect_tf32(lambda: torch.backends.cudnn.conv.fp32_precision == "tf32")
+_cudnn: Any = torch.backends.cudnn
+_C.connect_tf32(lambda: _cudnn.conv.fp32_precision == "tf32")
 
 
 def _is_transformed() -> bool:

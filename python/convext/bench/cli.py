@@ -10,11 +10,13 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from convext.bench import (
     accuracy,
     arguments,
     environment,
+    gpu,
     models,
     peaks,
     report,
@@ -51,7 +53,7 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser.set_defaults(run=run, bench_command=None)
 
     commands = parser.add_subparsers(
-        dest="bench_command", metavar="{models,compare,model-fit,accuracy}"
+        dest="bench_command", metavar="{models,gpu,compare,model-fit,accuracy}"
     )
     whole = commands.add_parser(
         "models",
@@ -86,6 +88,31 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
         nested=True,
         batch="batch sizes (default: 8 to train, with --quick 2; 1 to infer)",
         quick="fewer pairs and images, on all cores",
+    )
+
+    device = commands.add_parser(
+        "gpu",
+        help="time convext against cuDNN on a GPU",
+        description=(
+            "Time convext against torch (cuDNN, benchmark mode) on the GPU: each cell is verified "
+            "against float64, then both are timed in turn, as CUDA graphs. tf32 stands for float32 "
+            "tensors whose products may be rounded to TF32."
+        ),
+    )
+    arguments.add(
+        device,
+        *("--shapes", "--layers", "--pass", "--layout", "--batch", "--quick", "--out", "--cells"),
+        nested=True,
+        batch="batch sizes of layers whose table gives none (default: 128; with --quick, 16)",
+        quick="a first look: fewer pairs, bfloat16 alone",
+    )
+    device.add_argument(
+        "--dtype",
+        dest="gpu_dtypes",
+        type=arguments.names(gpu.DTYPES, "dtype"),
+        default=None,
+        metavar="DTYPES",
+        help=f"{', '.join(gpu.DTYPES)} (default: bfloat16, tf32, float32; with --quick, bfloat16)",
     )
 
     comparison = commands.add_parser("compare", help="compare two JSON files of this command")
@@ -187,6 +214,8 @@ def _run(args: argparse.Namespace) -> int:
         return _run_accuracy(args, console)
     if args.bench_command == "models":
         return _run_models(args, console)
+    if args.bench_command == "gpu":
+        return _run_gpu(args, console)
     return _run_layers(args, console)
 
 
@@ -242,6 +271,42 @@ def _run_models(args: argparse.Namespace, console: Console) -> int:
         return models.run_models(grid, on_start)
 
     return _run_cells(args, console, cells, len(grid), 1, described, options, watch)
+
+
+def _run_gpu(args: argparse.Namespace, console: Console) -> int:
+    gpu.check_available()
+    grid = Grid(
+        shapes=_layers(args),
+        dtypes=args.gpu_dtypes or (["bfloat16"] if args.quick else ["bfloat16", "tf32", "float32"]),
+        batches=args.batch or ([16] if args.quick else [128]),
+        layouts=args.layout,
+        threads=[1],
+        passes=args.passes or ["forward", "input_grad", "weight_grad"],
+        quick=args.quick,
+    )
+    described = environment.describe("not chosen", _arguments(args))
+    described["gpu"] = gpu.describe()
+    watch = environment.LoadWatch.start()
+    device, version = described["gpu"], described["torch"]["version"]
+    console.print(
+        f"{device['name']}, CUDA {device['cuda']}, cuDNN {device['cudnn']}; torch {version}; "
+        f"convext {described['convext']['version']}"
+    )
+    roofs = {dtype: gpu.measure_peaks(dtype) for dtype in grid.dtypes}
+    described["peaks"] = roofs
+    for dtype, found in roofs.items():
+        console.print(
+            f"peaks of {dtype}: {found['matmul_tflops']:.0f} TFLOP/s in a matrix product, copy "
+            f"{found['copy_gbytes']:.0f} GB/s"
+        )
+    effort = gpu.QUICK if grid.quick else gpu.FULL
+    options = {**_options(args, grid), "shapes": args.shapes, "effort": vars(effort)}
+
+    def cells(on_start: Callable[[str], None]) -> Iterable[report.Cell | Failure]:
+        return gpu.run_grid(grid, roofs, on_start)
+
+    per_failure = len(grid.passes)
+    return _run_cells(args, console, cells, len(grid), per_failure, described, options, watch)
 
 
 def _options(args: argparse.Namespace, grid: Grid | models.ModelGrid) -> dict[str, Any]:
@@ -326,14 +391,17 @@ def _print_results(
     failures: list[Failure],
     watch: environment.LoadWatch,
 ) -> None:
+    def cell_table(chosen: list[report.Cell], title: str) -> Table:
+        if args.bench_command == "gpu":
+            return report.gpu_cell_table(chosen, title)
+        return report.cell_table(chosen, title, console.width)
+
     if cells:
         few = len(cells) <= report.WORST
         if args.cells or few:
-            console.print(report.cell_table(cells, "cells", console.width))
+            console.print(cell_table(cells, "cells"))
         if not few:
-            console.print(
-                report.cell_table(report.worst_cells(cells), "worst cells", console.width)
-            )
+            console.print(cell_table(report.worst_cells(cells), "worst cells"))
         for table in (report.table_summary(cells), report.cost_table(cells)):
             if table is not None:
                 console.print(table)

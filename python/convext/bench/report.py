@@ -223,6 +223,32 @@ def _details(cell: Cell) -> list[str]:
     return texts
 
 
+def gpu_cell_table(cells: Sequence[Cell], title: str) -> Table:
+    """One line a cell of a run on a GPU: times, ratio, TFLOP/s, share of the floor, kernels.
+
+    The floor is the longer of the arithmetic at the speed of a large matrix product and the bytes
+    at that of a copy.
+    """
+    table = Table(title=title, title_justify="left")
+    for name in ("layer", "dtype", "layout"):
+        table.add_column(name, no_wrap=True)
+    _right(table, "N")
+    table.add_column("pass", no_wrap=True)
+    _right(table, "cuDNN ms", "convext ms", "ratio", "q1..q3", "TF/s", "% floor")
+    table.add_column("kernel", overflow="fold")
+    for cell in cells:
+        spread, peers = cell["ratio"], ("torch", "convext")
+        table.add_row(
+            *(cell["layer"], cell["dtype"], cell["layout"], str(cell["batch"]), cell["pass"]),
+            *(f"{cell[f'{peer}_ms']['median']:.4f}" for peer in peers),
+            *(coloured(ratio_of(cell)), f"{spread['q1']:.2f}..{spread['q3']:.2f}"),
+            " ".join(f"{cell[f'{peer}_tflops']:.0f}" for peer in peers),
+            " ".join(f"{100 * cell[f'{peer}_floor_share']:.0f}" for peer in peers),
+            ", ".join(cell["kernels"]),
+        )
+    return table
+
+
 def worst_cells(cells: Sequence[Cell]) -> list[Cell]:
     """The cells with the lowest ratios, lowest first."""
     return sorted(cells, key=ratio_of)[:WORST]

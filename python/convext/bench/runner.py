@@ -15,7 +15,13 @@ from convext.bench import operands as ops
 from convext.bench import peaks as roofs
 from convext.bench.shapes import ConvShape
 from convext.bench.timing import CLOCKS, Effort, Pairs, Spread, effort_for, time_pairs
-from convext.bench.verify import Errors, VerificationError, reference, results, verify
+from convext.bench.verify import (
+    VerificationError,
+    errors_of_pass,
+    reference,
+    results,
+    verify,
+)
 
 # What names a cell: equal in two files, the cells can be compared.
 KEY = ("layer", "dtype", "batch", "layout", "threads", "pass", "padding_mode")
@@ -261,18 +267,9 @@ def _run_layer(
                     "table": shape.table,
                     **measure(shape, pass_, sets, effort, grid.clock, mode, peaks[threads]),
                     "plans": plans(shape, batch, dtype, layout, pass_, mode),
-                    "error": _errors(errors, pass_),
+                    "error": errors_of_pass(errors, pass_),
                 }
                 cost = measure_cost(
                     shape, pass_, sets, effort, grid.clock, mode, grid.batch_invariant
                 )
                 yield cell if cost is None else {**cell, "cost": cost}
-
-
-def _errors(errors: Errors, pass_: str) -> dict[str, float]:
-    """Largest relative error of each peer over the tensors that a pass computes."""
-    names = ops.RESULTS[pass_]
-    return {
-        peer: float(f"{max(found[name] for name in names):.3g}")
-        for peer, found in (("torch", errors.torch), ("convext", errors.convext))
-    }

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
-from convext.bench.operands import Operands, make_call
+from convext.bench.operands import RESULTS, Operands, make_call
 from convext.bench.shapes import ConvShape
 
 TENSORS = ("output", "grad_input", "grad_weight")
@@ -118,6 +118,7 @@ def verify(
     expected: tuple[Tensor, ...],
     padding_mode: str = "zeros",
     theirs: tuple[Tensor, ...] | None = None,
+    limit_in_eps: float | None = None,
 ) -> Errors:
     """Compare both peers' results with the float64 ones.
 
@@ -127,6 +128,7 @@ def verify(
         expected: ``reference`` of the same values.
         padding_mode: of both.
         theirs: torch's ``results`` on the same operands, if they are there already.
+        limit_in_eps: the largest error allowed, instead of ``LIMIT_IN_EPS``.
 
     Raises:
         VerificationError: convext's result has another dtype, shape or, with zeros, layout than
@@ -138,7 +140,9 @@ def verify(
         ours = results("convext", shape, operands, padding_mode)
     except RuntimeError as error:
         raise VerificationError(f"convext raised: {error}") from error
-    limit = LIMIT_IN_EPS[operands.input.dtype] * torch.finfo(operands.input.dtype).eps
+    if limit_in_eps is None:
+        limit_in_eps = LIMIT_IN_EPS[operands.input.dtype]
+    limit = limit_in_eps * torch.finfo(operands.input.dtype).eps
     errors = Errors({}, {})
     for name, peer, own, exact in zip(TENSORS, theirs, ours, expected, strict=True):
         for what, right, found in (
@@ -158,3 +162,12 @@ def verify(
                 f"limit {limit:.2g}, torch {errors.torch[name]:.2g}"
             )
     return errors
+
+
+def errors_of_pass(errors: Errors, pass_: str) -> dict[str, float]:
+    """Largest relative error of each peer over the tensors that a pass computes."""
+    names = RESULTS[pass_]
+    return {
+        peer: float(f"{max(found[name] for name in names):.3g}")
+        for peer, found in (("torch", errors.torch), ("convext", errors.convext))
+    }
