@@ -190,6 +190,7 @@ def test_what_revert_leaves_alone_is_logged(caplog: pytest.LogCaptureFixture) ->
         convext.revert(model)
     assert kinds(model) == ["ConvExt2d", "UserExt2d"]
     assert "nn.Conv2d cannot pad four sides differently" in caplog.messages[0]
+    assert caplog.records[0].levelno == logging.WARNING
     assert "it is a subclass" in caplog.messages[1]
 
 

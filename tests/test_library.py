@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,18 @@ def test_a_broken_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_version_is_the_packages() -> None:
     assert convext.__version__ == importlib.metadata.version("convext")
+
+
+def test_contributing_tells_where_every_algorithm_is() -> None:
+    root = Path(__file__).parent.parent
+    text = (root / "CONTRIBUTING.md").read_text()
+    table = text[text.index("| algorithm |") : text.index("## Adding a kernel")]
+    rows = re.findall(r"^\| (`[a-z0-9_`, ]+) \| (.*) \|$", table, re.M)
+    named = {name for row in rows for name in re.findall(r"`([a-z0-9_]+)`", row[0])}
+    assert named == {kernel["algorithm"] for kernel in convext._C.kernels()}
+    files = [file for row in rows for file in re.findall(r"`(csrc/\S+)`", row[1])]
+    assert len(files) >= len(rows)
+    assert [file for file in files if not (root / file).is_file()] == []
 
 
 def test_public_names() -> None:

@@ -63,7 +63,7 @@ def convert(model: M, exclude: Exclude | Iterable[Exclude] = ()) -> M:
             return "it is excluded"
         return None
 
-    _swap_classes(model, _CONVERTED, nn.Conv2d, (ConvExt2d,), refusal)
+    _swap_classes(model, _CONVERTED, nn.Conv2d, (ConvExt2d,), refusal, logging.INFO)
     return model
 
 
@@ -71,7 +71,7 @@ def revert(model: M) -> M:
     """Undoes :func:`convert`: every ``ConvExt2d`` of a model becomes an ``nn.Conv2d``, in place.
 
     A module whose padding differs between left and right or top and bottom has no counterpart in
-    torch; it is left alone, which is logged.
+    torch; it is left alone, with a warning in the log.
 
     Args:
         model: any module.
@@ -85,7 +85,7 @@ def revert(model: M) -> M:
             return "nn.Conv2d cannot pad four sides differently"
         return None
 
-    _swap_classes(model, _REVERTED, ConvExt2d, (), refusal)
+    _swap_classes(model, _REVERTED, ConvExt2d, (), refusal, logging.WARNING)
     return model
 
 
@@ -95,6 +95,7 @@ def _swap_classes(
     family: type,
     already: tuple[type, ...],
     refusal: Callable[[list[str], nn.Module], str | None],
+    refusal_level: int,
 ) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, but got {type(model).__name__}")
@@ -112,7 +113,7 @@ def _swap_classes(
             continue
         reason = refusal(places, module)
         if reason is not None:
-            logger.info("%s (%s) is left alone: %s", label, kind.__name__, reason)
+            logger.log(refusal_level, "%s (%s) is left alone: %s", label, kind.__name__, reason)
             continue
         _set_class(module, swaps[kind])
         changed += 1
