@@ -28,6 +28,7 @@ std::vector<Rung> make_ladder() {
   add_gemm<float, MmaTf32>("mma_tf32", 80, true, &rungs);
   add_gemm<float, SimtF32>("simt", 75, false, &rungs);
   add_gemm<float, SimtF32Small>("simt", 75, false, &rungs);
+  add_gemm<double, MmaF64>("mma", 80, false, &rungs);
   add_gemm<double, SimtF64>("simt", 75, false, &rungs);
   add_gemm<__nv_bfloat16, SimtBf16>("simt", 75, false, &rungs);
   add_naive<float>(&rungs);

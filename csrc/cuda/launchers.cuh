@@ -507,6 +507,8 @@ using MmaBf16 = MmaTile<__nv_bfloat16, 4, 2, 2, 8, 4, Ragged>;
 template <bool Ragged>
 using MmaTf32 = MmaTile<float, 4, 2, 2, 8, 4, Ragged>;
 template <bool Ragged>
+using MmaF64 = MmaTile<double, 2, 2, 2, 4, 4, Ragged>;
+template <bool Ragged>
 using MmaF16Small = MmaTile<__half, 2, 2, 2, 4, 4, Ragged>;
 template <bool Ragged>
 using MmaBf16Small = MmaTile<__nv_bfloat16, 2, 2, 2, 4, 4, Ragged>;

@@ -1,13 +1,13 @@
 // The tensor core rung: mma.sync on tiles that cp.async brings, several stages ahead
 //
 // computes  sums[row][lane] += sum_d a[row][d] * b[d][lane], 64 bytes of the depth d at a time: products
-//           of float16, bfloat16 or float32 rounded to TF32, added up in float32
+//           of float16, bfloat16 or float32 rounded to TF32, added up in float32; or of float64
 // owns      CTA: kM x kN results; warp: Rows x 16 rows and Lanes x 8 lanes of them; a thread has what
 //           mma gives it: rows g, g + 8 and lanes 2t, 2t + 1 of each 16 x 8, with g = thread / 4 and
 //           t = thread % 4.
 // budget    128 x 128, 8 warps of 32 x 64: 64 sums, 8 + 16 registers of operands; shared 4 stages of
 //           (128 + 128) * 32 * 2 = 16 KiB: 64 KiB, so that three CTAs fit an SM of 228 KiB.
-// needs     operands.cuh's shares. Not Ragged: chunks of 16 aligned bytes. bfloat16 and TF32 need
+// needs     operands.cuh's shares. Not Ragged: chunks of 16 aligned bytes. bfloat16, TF32 and float64 need
 //           sm_80; float16 runs on sm_75 too, where copies are synchronous.
 // bound by  mma.sync, about two thirds of what Hopper's wgmma reaches; small tiles, by shared memory.
 // step      from SIMT: a warp multiplies, not a thread, and operands reach shared memory without
@@ -41,6 +41,16 @@ CONVEXT_DEVICE void mma(__nv_bfloat16, float (&d)[4], const unsigned (&a)[4],
 }
 CONVEXT_DEVICE void mma(float, float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   mma_m16n8k8_tf32(d, a, b);
+}
+// Of 16 x 4 and 4 x 8: two products of 8 rows.
+CONVEXT_DEVICE void mma(double, double (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    double rows[2] = {d[2 * i], d[2 * i + 1]};
+    mma_m8n8k4_f64(rows, as_double(a[2 * i], a[2 * i + 1]), as_double(b[0], b[1]));
+    d[2 * i] = rows[0];
+    d[2 * i + 1] = rows[1];
+  }
 }
 
 template <class T, int WarpsM, int WarpsN, int Rows, int Lanes, int Stages, bool Ragged>
@@ -106,7 +116,7 @@ struct MmaTile {
   }
 
   struct Sums {
-    float value[Rows][Lanes][4] = {};
+    Compute<T> value[Rows][Lanes][4] = {};
 
     // store(row_at(row), lane, values) for all rows for which row_at is not null.
     template <class RowAt, class Store>
@@ -120,7 +130,7 @@ struct MmaTile {
           if (to == nullptr) continue;
 #pragma unroll
           for (int j = 0; j < Lanes; ++j) {
-            const Pack<float, 2> values{{value[i][j][2 * half], value[i][j][2 * half + 1]}};
+            const Pack<Compute<T>, 2> values{{value[i][j][2 * half], value[i][j][2 * half + 1]}};
             store(to, warp_lane() + j * 8 + thread % 4 * 2, values);
           }
         }
@@ -129,13 +139,19 @@ struct MmaTile {
   };
 
   // What a warp multiplies at once: 16 rows, or lanes, of a half of the tile's depth. Registers hold
-  // rows g and depths t (and the next, of 16-bit elements) of four matrices: of a, rows + 0, + 8 of
+  // rows g and depths t (and the next, of 16-bit elements; halves, of 64-bit ones) of matrices: of a, rows + 0, + 8 of
   // the first depths, then of the others; of b, the depths of lanes + 0, then of lanes + 8.
   template <bool DepthAdjacent>
   CONVEXT_DEVICE static void load_a(unsigned (&a)[4], const unsigned char* tile, int row,
                                     int half) {
     const int thread = static_cast<int>(threadIdx.x) % 32;
-    if constexpr (DepthAdjacent) {
+    if constexpr (kElement == 8) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        long_element<DepthAdjacent, kM>(&a[2 * i], tile, half * 4 + thread % 4,
+                                        row + thread / 4 + i * 8);
+      }
+    } else if constexpr (DepthAdjacent) {
       ldmatrix_x4(a, tile + depth_row_offset(row + thread % 16, half * 2 + thread / 16));
     } else if constexpr (kElement == 2) {
       const int depth = half * 16 + thread / 16 * 8 + thread % 8;
@@ -153,7 +169,13 @@ struct MmaTile {
   CONVEXT_DEVICE static void load_b(unsigned (&b)[4], const unsigned char* tile, int lane,
                                     int half) {
     const int thread = static_cast<int>(threadIdx.x) % 32;
-    if constexpr (DepthAdjacent) {
+    if constexpr (kElement == 8) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        long_element<DepthAdjacent, kN>(&b[2 * i], tile, half * 4 + thread % 4,
+                                        lane + thread / 4 + i * 8);
+      }
+    } else if constexpr (DepthAdjacent) {
       const int row = lane + thread / 16 * 8 + thread % 8;
       ldmatrix_x4(b, tile + depth_row_offset(row, half * 2 + thread / 8 % 2));
     } else if constexpr (kElement == 2) {
@@ -172,6 +194,17 @@ struct MmaTile {
   CONVEXT_DEVICE static unsigned element(const unsigned char* tile, int depth, int at, int extent) {
     const int offset = lane_row_offset(depth, at / 4, extent * 4, 4) + at % 4 * 4;
     return *reinterpret_cast<const unsigned*>(tile + offset);
+  }
+
+  // A 64-bit element of a tile, as two halves.
+  template <bool DepthAdjacent, int Extent>
+  CONVEXT_DEVICE static void long_element(unsigned* halves, const unsigned char* tile, int depth,
+                                          int at) {
+    const int offset = DepthAdjacent ? depth_row_offset(at, depth / 2) + depth % 2 * 8
+                                     : lane_row_offset(depth, at / 2, Extent * 8, 8) + at % 2 * 8;
+    const uint2 both = *reinterpret_cast<const uint2*>(tile + offset);
+    halves[0] = both.x;
+    halves[1] = both.y;
   }
 
   CONVEXT_DEVICE static void round(unsigned (&values)[4]) {

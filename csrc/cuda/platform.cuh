@@ -7,6 +7,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <stdexcept>
+#include <string>
 
 #include "divisor.h"
 
@@ -37,33 +39,34 @@ using cudaStream_t = void*;
 
 namespace convext::cuda {
 
-// Thrown by launch: what CUDA said.
-struct LaunchFailed {
-  const char* what;
-};
+#if defined(__CUDACC__)
+inline void check(cudaError_t error) {
+  if (error == cudaSuccess) return;
+  throw std::runtime_error(std::string("convext: CUDA: ") + cudaGetErrorString(error));
+}
+#endif
 
 // Lets the kernel have more dynamic shared memory than the 48 KiB that any may.
 template <class... Parameters>
 void allow_shared(void (*kernel)(Parameters...), std::size_t bytes) {
 #if defined(__CUDACC__)
   if (bytes <= 48 * 1024) return;
-  const cudaError_t error = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-  if (error != cudaSuccess) throw LaunchFailed{cudaGetErrorString(error)};
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                             static_cast<int>(bytes)));
 #else
   (void)kernel;
   (void)bytes;
 #endif
 }
 
-// kernel<<<grid, threads, shared bytes, stream>>>(arguments...)
+// kernel<<<grid, threads, shared bytes, stream>>>(arguments...). Throws std::runtime_error with what
+// CUDA said.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes,
             cudaStream_t stream, Arguments... arguments) {
 #if defined(__CUDACC__)
   kernel<<<grid, threads, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
-  const cudaError_t error = cudaGetLastError();
-  if (error != cudaSuccess) throw LaunchFailed{cudaGetErrorString(error)};
+  check(cudaGetLastError());
 #else
   (void)stream;
   emu::launch(kernel, grid, dim3(threads), shared_bytes, arguments...);

@@ -63,6 +63,11 @@ CONVEXT_DEVICE void ldmatrix_x4_trans(unsigned (&r)[4], const void* row) {
                : "memory");
 }
 
+// The double whose halves these are.
+CONVEXT_DEVICE double as_double(unsigned low, unsigned high) {
+  return __hiloint2double(static_cast<int>(high), static_cast<int>(low));
+}
+
 // ---- products of a warp (PTX ISA: mma) ------------------------------------------------------------
 // d += a * b; a is 16 x 16, b is 16 x 8. With g = lane / 4 and t = lane % 4, d holds rows g and g + 8
 // of columns 2t and 2t + 1.
@@ -122,6 +127,18 @@ CONVEXT_DEVICE void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4],
       "{%0,%1,%2,%3};\n"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#endif
+}
+
+// d += a * b; a is 8 x 4, b is 4 x 8: a lane has row g, column t of a and row t, column g of b. From
+// sm_80 on.
+CONVEXT_DEVICE void mma_m8n8k4_f64(double (&d)[2], double a, double b) {
+#ifdef CONVEXT_BEFORE_AMPERE
+  __trap();
+#else
+  asm volatile("mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64 {%0,%1}, {%2}, {%3}, {%0,%1};\n"
+               : "+d"(d[0]), "+d"(d[1])
+               : "d"(a), "d"(b));
 #endif
 }
 

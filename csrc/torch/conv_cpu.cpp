@@ -20,7 +20,7 @@ void advise_new(const Tensor& tensor) {
 
 Place cpu() { return {aoti_torch_device_type_cpu(), 0}; }
 
-Tensor allocate(const Size4& size, std::int32_t type, bool channels_last) {
+Tensor allocate_advised(const Size4& size, std::int32_t type, bool channels_last) {
   const Tensor tensor = allocate(size, type, channels_last, cpu());
   advise_new(tensor);
   return tensor;
@@ -50,7 +50,7 @@ void run(const ConvProblem& problem, Pass pass, const ConvTensors& tensors, bool
   const DType dtype = complex_sum_dtype(problem.dtype);
   for (int i = 0; i < 2 && pass != Pass::kBgrad; ++i) {
     sums[i] =
-        allocate(four_sizes(result),
+        allocate_advised(four_sizes(result),
                  dtype == DType::kFloat64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32(),
                  suggests_channels_last(result));
     views[i] = writable_view_of(sums[i], dtype);
@@ -66,7 +66,7 @@ struct Cpu {
          "one device");
   }
   static Tensor allocate(const Tensor&, const Size4& size, std::int32_t type, bool channels_last) {
-    return convext::allocate(size, type, channels_last);
+    return allocate_advised(size, type, channels_last);
   }
   static Tensor allocate_vector(const Tensor&, std::int64_t size, std::int32_t type) {
     return convext::allocate_vector(size, type, cpu());

@@ -139,12 +139,8 @@ struct Cuda {
     const std::int32_t device = device_index(result);
     const torch::stable::accelerator::DeviceGuard guard(device);
     const Queue queue{device, current_stream(device)};
-    try {
-      is_complex ? run_complex(problem, pass, tensors, queue)
-                 : run_real(problem, pass, tensors, queue);
-    } catch (const cuda::LaunchFailed& error) {
-      fail(std::string("convext: CUDA: ") + error.what);
-    }
+    is_complex ? run_complex(problem, pass, tensors, queue)
+               : run_real(problem, pass, tensors, queue);
   }
 
  private:

@@ -175,5 +175,10 @@ inline void mma_m8n8k4_f64(double (&d)[2], double a, double b, EMU_SITE) {
   });
 }
 
+// The double whose halves these are.
+inline double as_double(unsigned low, unsigned high) {
+  return std::bit_cast<double>(std::uint64_t{high} << 32 | low);
+}
+
 // The nearest TF32, ties away from zero, in the bits of a float.
 inline unsigned round_to_tf32(unsigned value) { return (value + 0x1000u) & ~0x1fffu; }
