@@ -14,12 +14,8 @@
 
 namespace convext::cuda {
 
-inline constexpr int kMostFirstChannels = 4;
-
-// j / channels, for j below 2**14 and few channels.
-CONVEXT_HOST_DEVICE int few_quotient(int j, int channels) {
-  return channels == 3 ? j * 21846 >> 16 : j >> (channels >> 1);
-}
+// Of channels, and of elements in a kernel row, which few_quotient takes.
+inline constexpr int kMostFirstChannels = 4, kMostFirstRow = 1 << 13;
 
 // Element j of a kernel row that begins at virtual column w0 of row h; h < 0 is a row of zeros.
 template <class T>

@@ -2,7 +2,6 @@
 #pragma once
 
 #include "conv_params.h"
-#include "platform.cuh"
 
 namespace convext::cuda {
 
@@ -111,6 +110,19 @@ CONVEXT_HOST_DEVICE void advance(Pixel* pixel, int by, int P, int Q) {
   }
 }
 
+// Pixels of the input that are a class: in each image [rows.count][columns.count].
+struct ClassPixels {
+  AxisClass rows, columns;
+
+  CONVEXT_HOST_DEVICE std::int64_t in_image() const {
+    return static_cast<std::int64_t>(rows.count) * columns.count;
+  }
+  CONVEXT_HOST_DEVICE Pixel at(const ConvParams& v, std::int64_t index) const {
+    return pixel_at(index, v.class_rows[rows.count != v.class_rows[0].d],
+                    v.class_columns[columns.count != v.class_columns[0].d]);
+  }
+};
+
 CONVEXT_HOST_DEVICE std::int64_t offset_of(const Strides& s, int n, int c, int h, int w) {
   return n * s.n + c * s.c + h * s.h + w * s.w;
 }
@@ -118,6 +130,42 @@ CONVEXT_HOST_DEVICE std::int64_t offset_of(const Strides& s, int n, int c, int h
 // Of a: on the device b is a constant.
 CONVEXT_HOST_DEVICE std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
+}
+
+// ---- the depth of a product ----------------------------------------------------------------------
+
+// Walks the depth of fprop and dgrad: taps, and `slice` channels of each at a time.
+struct TapWalk {
+  int taps_across, channels, slice;
+  int r = 0, s = 0, c = 0;  // numbers of the tap, first channel
+
+  CONVEXT_HOST_DEVICE void next() {
+    c += slice;
+    if (c < channels) return;
+    c = 0;
+    if (++s < taps_across) return;
+    s = 0;
+    ++r;
+  }
+};
+
+// j / channels, for j below 2**14 and few channels.
+CONVEXT_HOST_DEVICE int few_quotient(int j, int channels) {
+  return channels == 3 ? j * 21846 >> 16 : j >> (channels >> 1);
+}
+
+// ---- shared memory without bank conflicts --------------------------------------------------------
+
+// Where 16-byte chunk `chunk` of a row of 64 bytes lies: two rows fill the banks.
+CONVEXT_HOST_DEVICE int depth_row_offset(int row, int chunk) {
+  return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4);
+}
+
+// The same where a row is a depth, of `bytes`. Eight depths of one chunk, which ldmatrix reads of
+// 16-bit elements, meet all banks; and four depths of two chunks, which 32-bit loads do.
+CONVEXT_HOST_DEVICE int lane_row_offset(int depth, int chunk, int bytes, int element_bytes) {
+  const int key = element_bytes == 2 ? depth & 7 : depth << 1 & 6;
+  return depth * bytes + ((chunk ^ key) << 4);
 }
 
 // ---- what a CTA works on --------------------------------------------------------------------------

@@ -223,6 +223,9 @@ struct Gemm {
 bool first_layer(const ConvParams& v, std::string* why) {
   if (v.weight.c != 1 && v.channels > 1) return refuse(why, "needs channels that are adjacent");
   if (v.output.c != 1 && v.K > 1) return refuse(why, "needs channels that are adjacent");
+  if (v.C <= kMostFirstChannels && v.S > kMostFirstRow / kMostFirstChannels) {
+    return refuse(why, "needs a narrower kernel");
+  }
   if (v.groups == 1 && v.C <= kMostFirstChannels) return true;
   return refuse(why, "needs at most 4 input channels in one group");
 }

@@ -9,6 +9,7 @@
 #pragma once
 
 #include "index_math.cuh"
+#include "platform.cuh"
 
 namespace convext::cuda {
 

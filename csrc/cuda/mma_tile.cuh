@@ -16,21 +16,10 @@
 #pragma once
 
 #include "element.cuh"
+#include "index_math.cuh"
 #include "ptx.cuh"
 
 namespace convext::cuda {
-
-// Where 16-byte chunk `chunk` of a row of 64 bytes lies: two rows fill the banks.
-CONVEXT_HOST_DEVICE int depth_row_offset(int row, int chunk) {
-  return row * 64 + ((chunk ^ (row >> 1 & 3)) << 4);
-}
-
-// The same where a row is a depth, of `bytes`. Eight depths of one chunk, which ldmatrix reads of
-// 16-bit elements, meet all banks; and four depths of two chunks, which 32-bit loads do.
-CONVEXT_HOST_DEVICE int lane_row_offset(int depth, int chunk, int bytes, int element_bytes) {
-  const int key = element_bytes == 2 ? depth & 7 : depth << 1 & 6;
-  return depth * bytes + ((chunk ^ key) << 4);
-}
 
 CONVEXT_DEVICE void mma(__half, float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   mma_m16n8k16_f16(d, a, b);

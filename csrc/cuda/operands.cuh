@@ -13,21 +13,6 @@
 
 namespace convext::cuda {
 
-// Walks the depth of fprop and dgrad: taps, and `slice` channels of each at a time.
-struct TapWalk {
-  int taps_across, channels, slice;
-  int r = 0, s = 0, c = 0;  // numbers of the tap, first channel
-
-  CONVEXT_DEVICE void next() {
-    c += slice;
-    if (c < channels) return;
-    c = 0;
-    if (++s < taps_across) return;
-    s = 0;
-    ++r;
-  }
-};
-
 // ---- fprop: rows are output pixels, lanes output channels, the depth is taps x input channels -----
 
 template <class T, class Tile>
@@ -94,19 +79,6 @@ struct FpropOperands {
 
 // ---- dgrad: rows are the input pixels of one class of the stride, lanes input channels, the depth
 // is the class' taps x output channels --------------------------------------------------------------
-
-// Pixels of the input that are a class: in each image [rows.count][columns.count].
-struct ClassPixels {
-  AxisClass rows, columns;
-
-  CONVEXT_DEVICE std::int64_t in_image() const {
-    return static_cast<std::int64_t>(rows.count) * columns.count;
-  }
-  CONVEXT_DEVICE Pixel at(const ConvParams& v, std::int64_t index) const {
-    return pixel_at(index, v.class_rows[rows.count != v.class_rows[0].d],
-                    v.class_columns[columns.count != v.class_columns[0].d]);
-  }
-};
 
 template <class T, class Tile>
 struct DgradOperands {

@@ -163,6 +163,64 @@ void run_copy(std::mt19937* random, int number) {
   }
 }
 
+// A complex weight to its real counterpart, and a gradient of that to one of the complex weight. Throws
+// emu::Error.
+void run_complex(std::mt19937* random, int number) {
+  const auto pick = [&](int low, int high) {
+    return std::uniform_int_distribution<int>(low, high)(*random);
+  };
+  const DType dtypes[] = {DType::kFloat32, DType::kFloat64, DType::kFloat16};
+  const DType dtype = dtypes[number % 3];
+  const int K = pick(1, 9), C = pick(1, 20), R = pick(1, 3), S = pick(1, 3);
+  ConvProblem real;
+  real.N = real.H = real.W = real.P = real.Q = real.groups = 1;
+  real.stride_h = real.stride_w = real.dilation_h = real.dilation_w = 1;
+  real.K = 2 * K, real.C = 2 * C, real.R = R, real.S = S;
+  std::int64_t strides[4];
+  strides_of({K, C, R, S}, number % 2 == 0, strides);
+  const auto params = convext::cuda::make_params(real, strides, strides, strides);
+  const std::int64_t elements = std::int64_t{2} * K * C * R * S;
+  const auto bytes = [&](std::int64_t count) {
+    return static_cast<std::size_t>(count * bytes_of(dtype));
+  };
+  const auto fill = [&](emu::Buffer<char>* buffer, std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) store(dtype, buffer->data(), i, pick(-9, 9));
+    buffer->read_only();
+  };
+  emu::Buffer<char> weight(bytes(elements), "weight", true), gradient(bytes(elements), "gradient", true);
+  emu::Buffer<char> expanded(bytes(2 * elements), "expanded", true);
+  emu::Buffer<char> real_gradient(bytes(2 * elements), "the real gradient", true);
+  fill(&weight, elements);
+  fill(&real_gradient, 2 * elements);
+  convext::cuda::run_expand_complex_weight(dtype, params, weight.data(), expanded.data(), nullptr);
+  convext::cuda::run_fold_complex_gradient(dtype, params, real_gradient.data(), gradient.data(),
+                                           nullptr);
+  expanded.verify();
+  gradient.verify();
+  for (int k = 0; k < K; ++k) {
+    for (int c = 0; c < C; ++c) {
+      for (int tap = 0; tap < R * S; ++tap) {
+        const std::int64_t at = k * strides[0] + c * strides[1] + tap / S * strides[2] + tap % S * strides[3];
+        // Element [2k + row][tap][2c + column] of a real weight.
+        const auto entry = [&](const emu::Buffer<char>& from, int row, int column) {
+          const std::int64_t place = ((2 * k + row) * R * S + tap) * 2 * C + 2 * c + column;
+          return fetch(dtype, from.data(), place);
+        };
+        const double re = fetch(dtype, weight.data(), 2 * at), im = fetch(dtype, weight.data(), 2 * at + 1);
+        if (entry(expanded, 0, 0) != re || entry(expanded, 0, 1) != -im ||
+            entry(expanded, 1, 0) != im || entry(expanded, 1, 1) != re) {
+          throw emu::Error("an element of the expanded weight is wrong");
+        }
+        const auto& g = real_gradient;
+        if (fetch(dtype, gradient.data(), 2 * at) != entry(g, 0, 0) + entry(g, 1, 1) ||
+            fetch(dtype, gradient.data(), 2 * at + 1) != entry(g, 1, 0) - entry(g, 0, 1)) {
+          throw emu::Error("an element of the folded gradient is wrong");
+        }
+      }
+    }
+  }
+}
+
 struct Order {
   const char* name;
   emu::Order order;
@@ -173,8 +231,9 @@ constexpr Order kOrders[] = {{"forward", emu::Order::forward, 1},
                              {"random 1", emu::Order::random, 1},
                              {"random 2", emu::Order::random, 2}};
 
-// How many copies failed.
-long test_copies(int problems, unsigned seed, int orders) {
+// Kernels beside the ladder. How many of them failed.
+template <class Run>
+long test_helper(const char* name, Run&& run_one, int problems, unsigned seed, int orders) {
   std::mt19937 random(seed);
   long failures = 0;
   for (int number = 0; number < problems; ++number) {
@@ -182,20 +241,22 @@ long test_copies(int problems, unsigned seed, int orders) {
       emu::config.order = kOrders[i].order;
       emu::config.seed = kOrders[i].seed + static_cast<std::uint64_t>(number);
       try {
-        run_copy(&random, number);
+        run_one(&random, number);
       } catch (const emu::Error& error) {
-        if (failures++ == 0) std::printf("copy_layout: %s\n", error.what());
+        if (failures++ == 0) std::printf("%s: %s\n", name, error.what());
       }
     }
   }
-  return failures;
+  return failures > 0 ? 1 : 0;
 }
 
 int test_ladder(int problems, unsigned seed, const std::string& filter, int orders) {
   long pairs = 0, failures = 0;
-  const std::string copies = "copy_layout";
-  if (copies.find(filter) != std::string::npos) {
-    failures += test_copies(problems, seed, orders) > 0 ? 1 : 0;
+  const std::pair<std::string, void (*)(std::mt19937*, int)> helpers[] = {
+      {"copy_layout", &run_copy}, {"complex_weights", &run_complex}};
+  for (const auto& [name, run_one] : helpers) {
+    if (name.find(filter) == std::string::npos) continue;
+    failures += test_helper(name.c_str(), run_one, problems, seed, orders);
     pairs += problems;
   }
   for (const Rung& rung : convext::cuda::ladder()) {

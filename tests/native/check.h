@@ -28,6 +28,7 @@ void record(bool passed, const char* file, int line, const std::string& message)
 void test_problems();
 void test_axis_maps();
 void test_half();
+void test_cuda_index_math();
 void test_kernels(std::int64_t every);
 
 }  // namespace convext_tests

@@ -37,6 +37,7 @@ int main(int argc, char** argv) {
     test_problems();
     test_axis_maps();
     test_half();
+    test_cuda_index_math();
     test_kernels(every);
   } catch (const std::exception& error) {
     std::fprintf(stderr, "stopped: %s\n", error.what());
