@@ -24,6 +24,9 @@ RUNGS = {
     "simt": 'add_gemm<float, SimtF32Small>("simt", 75, false, &rungs);',
     "mma": 'add_gemm<__half, MmaF16Small>("mma", 75, false, &rungs);',
     "tf32": 'add_gemm<float, MmaTf32>("mma_tf32", 80, true, &rungs);',
+    "f64": 'add_gemm<double, MmaF64>("mma", 80, false, &rungs);',
+    "first": 'add_first_layer<float, SimtF32Small>("simt_first", 75, false, &rungs);',
+    "grouped": "add_grouped<float>(&rungs);",
     "depthwise": "add_depthwise<float>(&rungs);",
 }
 
@@ -75,7 +78,7 @@ MUTANTS = [
     Mutant("naive.cuh", "if (k >= v.K) return;", "", "naive"),
     # ---- operands of the implicit GEMM
     Mutant(
-        "operands.cuh", "if (++s < taps_across) return;", "if (++s <= taps_across) return;", "simt"
+        "index_math.cuh", "if (++s < taps_across) return;", "if (++s <= taps_across) return;", "simt"
     ),
     Mutant("operands.cuh", "if (index >= pixels) continue;", "", "simt"),
     Mutant("operands.cuh", "image[i] != nullptr && c < v.channels", "image[i] != nullptr", "mma"),
@@ -118,9 +121,32 @@ MUTANTS = [
     Mutant("mma_tile.cuh", "half * 8 + thread / 4);", "thread / 4);", "mma"),
     Mutant("mma_tile.cuh", "b[j / 2][j % 2 * 2 + 1]}", "b[j / 2][j % 2 * 2]}", "mma"),
     Mutant("mma_tile.cuh", "from != nullptr ? 16 : 0", "16", "mma"),
-    Mutant("mma_tile.cuh", "((chunk ^ key) << 4)", "(chunk << 5)", "mma"),
+    Mutant("index_math.cuh", "((chunk ^ key) << 4)", "(chunk << 5)", "mma"),
     Mutant("mma_tile.cuh", "row + thread / 4 + i % 2 * 8, kM", "row + thread / 4, kM", "tf32"),
     Mutant("mma_tile.cuh", "thread % 4 + i % 2 * 4, lane", "thread % 4, lane", "tf32"),
+    Mutant("mma_tile.cuh", "+ depth % 2 * 8", "", "f64"),
+    Mutant("mma_tile.cuh", "+ at % 2 * 8;", ";", "f64"),
+    Mutant("mma_tile.cuh", "as_double(a[2 * i], a[2 * i + 1])", "as_double(a[0], a[1])", "f64"),
+    Mutant("mma_tile.cuh", "d[2 * i + 1] = rows[1];", "d[2 * i + 1] = rows[0];", "f64"),
+    # ---- first layers
+    Mutant("index_math.cuh", "j * 21846 >> 16", "j * 21844 >> 16", "first"),
+    Mutant("first_layer.cuh", "h < 0 || s >= v.S", "h < 0", "first"),
+    Mutant("first_layer.cuh", "filter[i] != nullptr && s < v.S", "filter[i] != nullptr", "first"),
+    Mutant("first_layer.cuh", "w0 + s * v.dilation_w", "w0 + s", "first"),
+    Mutant("first_layer.cuh", "if (j0 < v.S * v.channels) return;", "if (j0 < v.S) return;", "first"),
+    Mutant("first_layer.cuh", "lane < v.K ?", "true ?", "first"),
+    Mutant("first_layer.cuh", "B::depth(i) < this->left", "true", "first"),
+    Mutant("first_layer.cuh", "this->r = row;", "", "first"),
+    # ---- grouped
+    Mutant("grouped.cuh", "__syncthreads();  // the weights are there", "", "grouped"),
+    Mutant("grouped.cuh", "__syncthreads();  // the weights are there", "", "grouped", 1),
+    Mutant("grouped.cuh", "__syncthreads();  // all warps' sums are there", "", "grouped"),
+    Mutant("grouped.cuh", "channel / v.channels * v.outputs + d", "d", "grouped"),
+    Mutant("grouped.cuh", "k / v.outputs * v.channels;", "0;", "grouped"),
+    Mutant("grouped.cuh", "w >= 0 && q0 + i < v.Q", "w >= 0", "grouped"),
+    Mutant("grouped.cuh", "if (s0 + t >= v.S) break;", "", "grouped"),
+    Mutant("grouped.cuh", "block_count(v.S, Tile::kTaps)", "1", "grouped"),
+    Mutant("grouped.cuh", "+ c0 + e] = total", "+ c0] = total", "grouped"),
     # ---- depthwise
     Mutant("depthwise.cuh", "taps[i] = k < v.K ?", "taps[i] = true ?", "depthwise"),
     Mutant("depthwise.cuh", "__syncthreads();  // the taps are there", "", "depthwise"),
@@ -130,7 +156,11 @@ MUTANTS = [
     Mutant("depthwise.cuh", "s0 + t >= v.S || k0 + channel", "k0 + channel", "depthwise"),
     Mutant("depthwise.cuh", "__syncthreads();  // all warps' sums are there", "", "depthwise"),
     Mutant("depthwise.cuh", "if (q0 + i >= v.Q) break;", "", "depthwise"),
-    # ---- bias gradient, copies, launches
+    # ---- complex numbers, bias gradient, copies, launches
+    Mutant("complex.cuh", "part == 1 && k % 2 == 0", "part == 1", "naive"),
+    Mutant("complex.cuh", "const int part = (c ^ k) & 1;", "const int part = c & 1;", "naive"),
+    Mutant("complex.cuh", "to_compute(odd[0]) - to_compute(even[1])", "to_compute(odd[0])", "naive"),
+    Mutant("complex.cuh", "if (rest >=", "if (rest >", "naive"),
     Mutant("bgrad.cuh", "__syncthreads();  // all threads' sums are there", "", "naive"),
     Mutant("bgrad.cuh", "__syncthreads();  // the sums of the step before are there", "", "naive"),
     Mutant("bgrad.cuh", "if (phase > 0 || k >= v.K) return;", "if (phase > 0) return;", "naive"),

@@ -187,7 +187,8 @@ void run_complex(std::mt19937* random, int number) {
     for (std::int64_t i = 0; i < count; ++i) store(dtype, buffer->data(), i, pick(-9, 9));
     buffer->read_only();
   };
-  emu::Buffer<char> weight(bytes(elements), "weight", true), gradient(bytes(elements), "gradient", true);
+  emu::Buffer<char> weight(bytes(elements), "weight", true),
+      gradient(bytes(elements), "gradient", true);
   emu::Buffer<char> expanded(bytes(2 * elements), "expanded", true);
   emu::Buffer<char> real_gradient(bytes(2 * elements), "the real gradient", true);
   fill(&weight, elements);
@@ -200,13 +201,15 @@ void run_complex(std::mt19937* random, int number) {
   for (int k = 0; k < K; ++k) {
     for (int c = 0; c < C; ++c) {
       for (int tap = 0; tap < R * S; ++tap) {
-        const std::int64_t at = k * strides[0] + c * strides[1] + tap / S * strides[2] + tap % S * strides[3];
+        const std::int64_t at =
+            k * strides[0] + c * strides[1] + tap / S * strides[2] + tap % S * strides[3];
         // Element [2k + row][tap][2c + column] of a real weight.
         const auto entry = [&](const emu::Buffer<char>& from, int row, int column) {
           const std::int64_t place = ((2 * k + row) * R * S + tap) * 2 * C + 2 * c + column;
           return fetch(dtype, from.data(), place);
         };
-        const double re = fetch(dtype, weight.data(), 2 * at), im = fetch(dtype, weight.data(), 2 * at + 1);
+        const double re = fetch(dtype, weight.data(), 2 * at),
+                     im = fetch(dtype, weight.data(), 2 * at + 1);
         if (entry(expanded, 0, 0) != re || entry(expanded, 0, 1) != -im ||
             entry(expanded, 1, 0) != im || entry(expanded, 1, 1) != re) {
           throw emu::Error("an element of the expanded weight is wrong");

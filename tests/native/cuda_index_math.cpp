@@ -137,9 +137,8 @@ void test_classes() {
                 }
               }
             }
-            CHECK(elements == extent && found == expected, "stride " << stride << ", dilation "
-                                                                     << dilation << ", taps "
-                                                                     << taps);
+            CHECK(elements == extent && found == expected,
+                  "stride " << stride << ", dilation " << dilation << ", taps " << taps);
           }
         }
       }
