@@ -4,6 +4,7 @@
 #   VENV         where the virtual environment is                (.venv)
 #   TORCH        the torch to install, as pip takes it           (torch==2.13.0)
 #   TORCH_INDEX  a package index to take torch from              (pip's own)
+#   NVCC         pypi: install NVIDIA's compiler, for CUDA kernels where no CUDA toolkit is
 #   PYTEST_ARGS  further arguments of pytest
 #   BENCH_ARGS   further arguments of `convext bench` and its commands
 #   DEMO_ARGS    further arguments of `convext demo`
@@ -12,6 +13,7 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
+NVCC ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 DEMO_ARGS ?=
@@ -61,7 +63,8 @@ gpu-package:
 	@cp -r python/convext/. $(GPU_PACKAGE)/convext/
 
 test-gpu: gpu-package
-	@PYTHONPATH="$(abspath $(GPU_PACKAGE))" $(PYTHON) -m pytest tests/gpu $(PYTEST_ARGS)
+	@PYTHONPATH="$(abspath $(GPU_PACKAGE))" CONVEXT_TEST_DEVICE=cuda \
+	  $(PYTHON) -m pytest tests/gpu tests/test_opinfo.py $(PYTEST_ARGS)
 
 bench-gpu: gpu-package
 	@PYTHONPATH="$(abspath $(GPU_PACKAGE))" $(PYTHON) -m convext bench gpu $(BENCH_ARGS)
@@ -135,11 +138,11 @@ $(STAMPS)/build-tools: $(STAMPS)/venv
 	  { echo "The headers of '$(PYTHON)' are missing: install them (python3-dev on Debian, python3-devel on Fedora)." >&2; exit 1; }
 	@echo "installing $(TORCH) and the build tools"
 	@$(PIP) install $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	@$(PIP) install $(BUILD_TOOLS)
+	@$(PIP) install $(BUILD_TOOLS) $(if $(filter pypi,$(NVCC)),nvidia-cuda-nvcc nvidia-cuda-cccl)
 	@touch $@
 
 $(STAMPS)/convext: $(STAMPS)/build-tools $(SOURCES)
-	@echo "building convext (some minutes)"
+	@echo "building convext (some minutes; more where nvcc is)"
 	@$(PIP) install --no-build-isolation --editable ".[cli,bench]"
 	@touch $@
 

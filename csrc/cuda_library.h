@@ -2,6 +2,8 @@
 // to know of it goes through here: once loaded, the library tells.
 #pragma once
 
+#include <cstdint>
+#include <map>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,6 +20,7 @@ struct CudaKernel {
   DType dtype;
   int tile_m, tile_n, tile_k;  // of a CTA; 0 where there is none
   int least_capability;        // 10 * major + minor
+  bool channels_last;          // wants channels that are adjacent in memory
 };
 
 // A GPU as plans see it.
@@ -44,6 +47,11 @@ struct CudaLibrary {
 // Null until the library is loaded, which sets it then.
 const CudaLibrary* cuda_library();
 void set_cuda_library(const CudaLibrary* library);
+
+// How often each kernel was started since the process began or the counts were reset.
+void count_cuda_run(const std::string& kernel);
+std::map<std::string, std::int64_t> cuda_runs();
+void reset_cuda_runs();
 
 // What torch says about float32 convolutions on CUDA, asked for each of them: whether TF32 may be
 // used. Without a query, no.

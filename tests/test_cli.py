@@ -269,6 +269,10 @@ def test_verify_on_cuda_without_cuda_kernels(monkeypatch, capsys):
     monkeypatch.setattr(_C, "build_info", lambda: build)
     assert main(["verify", "--device", "cuda"]) == 2
     assert "this build has no CUDA kernels" in " ".join(capsys.readouterr().out.split())
+    monkeypatch.setattr(_C, "build_info", lambda: build | {"cuda": True})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert main(["verify", "--device", "cuda"]) == 2
+    assert "torch sees no GPU" in capsys.readouterr().out
 
 
 def test_the_seed_decides_the_problems():

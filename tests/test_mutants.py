@@ -78,7 +78,10 @@ MUTANTS = [
     Mutant("naive.cuh", "if (k >= v.K) return;", "", "naive"),
     # ---- operands of the implicit GEMM
     Mutant(
-        "index_math.cuh", "if (++s < taps_across) return;", "if (++s <= taps_across) return;", "simt"
+        "index_math.cuh",
+        "if (++s < taps_across) return;",
+        "if (++s <= taps_across) return;",
+        "simt",
     ),
     Mutant("operands.cuh", "if (index >= pixels) continue;", "", "simt"),
     Mutant("operands.cuh", "image[i] != nullptr && c < v.channels", "image[i] != nullptr", "mma"),
@@ -133,7 +136,9 @@ MUTANTS = [
     Mutant("first_layer.cuh", "h < 0 || s >= v.S", "h < 0", "first"),
     Mutant("first_layer.cuh", "filter[i] != nullptr && s < v.S", "filter[i] != nullptr", "first"),
     Mutant("first_layer.cuh", "w0 + s * v.dilation_w", "w0 + s", "first"),
-    Mutant("first_layer.cuh", "if (j0 < v.S * v.channels) return;", "if (j0 < v.S) return;", "first"),
+    Mutant(
+        "first_layer.cuh", "if (j0 < v.S * v.channels) return;", "if (j0 < v.S) return;", "first"
+    ),
     Mutant("first_layer.cuh", "lane < v.K ?", "true ?", "first"),
     Mutant("first_layer.cuh", "B::depth(i) < this->left", "true", "first"),
     Mutant("first_layer.cuh", "this->r = row;", "", "first"),
@@ -159,7 +164,9 @@ MUTANTS = [
     # ---- complex numbers, bias gradient, copies, launches
     Mutant("complex.cuh", "part == 1 && k % 2 == 0", "part == 1", "naive"),
     Mutant("complex.cuh", "const int part = (c ^ k) & 1;", "const int part = c & 1;", "naive"),
-    Mutant("complex.cuh", "to_compute(odd[0]) - to_compute(even[1])", "to_compute(odd[0])", "naive"),
+    Mutant(
+        "complex.cuh", "to_compute(odd[0]) - to_compute(even[1])", "to_compute(odd[0])", "naive"
+    ),
     Mutant("complex.cuh", "if (rest >=", "if (rest >", "naive"),
     Mutant("bgrad.cuh", "__syncthreads();  // all threads' sums are there", "", "naive"),
     Mutant("bgrad.cuh", "__syncthreads();  // the sums of the step before are there", "", "naive"),

@@ -3,10 +3,13 @@
 The samples, error inputs, dtypes and promises about derivatives are torch's. What they are put to
 follows torch's own tests of its operators, but results are held to the bounds of
 ``convext.testing``, and to equal bits where nothing is added up in another order.
+
+``CONVEXT_TEST_DEVICE=cuda`` runs them on a GPU (``make test-gpu``).
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -22,8 +25,10 @@ from convext.testing import Reference, compare
 
 (OP,) = [op for op in op_db if op.name == "nn.functional.conv2d"]
 
-# What the OpInfo names for the CPU, and for CUDA, where complex32 joins.
-DTYPES = sorted(OP.dtypes | OP.dtypesIfCUDA, key=str)
+DEVICE = os.environ.get("CONVEXT_TEST_DEVICE", "cpu")
+
+# What the OpInfo names for the CPU, and for CUDA, where complex32 joins and integers leave.
+DTYPES = sorted(OP.dtypesIfCUDA if DEVICE == "cuda" else OP.dtypes | OP.dtypesIfCUDA, key=str)
 GRAD_DTYPES = [
     dtype
     for dtype in sorted(OP.backward_dtypes | OP.backward_dtypesIfCUDA, key=str)
@@ -45,7 +50,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def samples(dtype: torch.dtype, requires_grad: bool = False) -> list[SampleInput]:
-    found = list(OP.sample_inputs("cpu", dtype, requires_grad=requires_grad))
+    found = list(OP.sample_inputs(DEVICE, dtype, requires_grad=requires_grad))
     assert len(found) >= 30
     return found
 
@@ -70,7 +75,7 @@ def evaluate(
 
 def draw_grad_output(tensors: Operands, kwargs: dict[str, Any]) -> Tensor:
     shape = F.conv2d(*(None if t is None else t.to("meta") for t in tensors), **kwargs).shape
-    return torch.randn(shape).to(tensors[0].dtype)
+    return torch.randn(shape).to(tensors[0].dtype).to(tensors[0].device)
 
 
 def magnitude(tensor: Tensor) -> Tensor:
@@ -97,7 +102,7 @@ def assert_close_to_aten(
     references = zip(
         aten(lambda t: t.to(wide)),
         aten(magnitude),
-        aten(lambda t: torch.ones(t.shape, dtype=torch.float64)),
+        aten(lambda t: torch.ones(t.shape, dtype=torch.float64, device=t.device)),
         strict=True,
     )
     results = evaluate(convext.conv2d, tensors, kwargs, grad_output)
@@ -185,7 +190,7 @@ def test_lazy_clones_stay_lazy() -> None:
         assert all(is_lazy(leaf) for leaf in (*leaves, grad_output) if leaf is not None)
 
 
-ERRORS: list[ErrorInput] = list(OP.error_inputs("cpu"))
+ERRORS: list[ErrorInput] = list(OP.error_inputs(DEVICE))
 
 
 @pytest.mark.parametrize("error", ERRORS, ids=[error.error_regex for error in ERRORS])
@@ -254,4 +259,5 @@ def test_promises_of_the_opinfo() -> None:
     assert OP.check_batched_grad
     assert OP.check_batched_gradgrad
     assert OP.check_batched_forward_grad
-    assert {torch.float32, torch.bfloat16, torch.complex32, torch.int64} <= set(DTYPES)
+    assert {torch.float32, torch.bfloat16, torch.complex32} <= set(DTYPES)
+    assert (torch.int64 in DTYPES) is (DEVICE == "cpu")

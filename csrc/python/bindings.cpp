@@ -111,9 +111,11 @@ py::dict as_dict(const convext::CudaKernel& kernel) {
   row["pass"] = convext::to_string(kernel.pass);
   row["algorithm"] = kernel.algorithm;
   row["dtype"] = convext::to_string(kernel.dtype);
-  row["tile_m"] = kernel.tile_m;
-  row["tile_n"] = kernel.tile_n;
-  row["tile_k"] = kernel.tile_k;
+  row["layout"] = kernel.channels_last ? "nhwc" : "any";
+  row["tile"] = std::to_string(kernel.tile_m) + "x" + std::to_string(kernel.tile_n) + "x" +
+                std::to_string(kernel.tile_k);
+  row["mr"] = kernel.tile_m;
+  row["nr"] = kernel.tile_n;
   row["least_capability"] = kernel.least_capability;
   return row;
 }
@@ -278,9 +280,13 @@ PYBIND11_MODULE(_C, m) {
     for (const convext::KernelInfo& kernel : convext::kernel_table()) {
       runs[kernel.name.c_str()] = convext::kernel_runs(kernel.index);
     }
+    for (const auto& [kernel, count] : convext::cuda_runs()) runs[kernel.c_str()] = count;
     return runs;
   });
-  m.def("reset_kernel_runs", &convext::reset_kernel_runs);
+  m.def("reset_kernel_runs", [] {
+    convext::reset_kernel_runs();
+    convext::reset_cuda_runs();
+  });
   m.def("measure_peaks", &measure_peaks, py::arg("threads"),
         py::arg("buffer_bytes") = std::int64_t{1} << 27);
 }

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "../conv_problem.h"
+#include "../cuda_library.h"
 
 namespace py = pybind11;
 
@@ -25,7 +26,7 @@ struct Connections {
   PyObject* forward = nullptr;   // the operator _conv2d
   PyObject* apply = nullptr;     // and as a node of autograd's graph
   PyObject* backward = nullptr;  // the operator _conv2d_backward
-  PyObject *requires_grad, *is_cpu, *ndim, *is_compiling, *current_level;  // interned names
+  PyObject *requires_grad, *is_cpu, *is_cuda, *ndim, *is_compiling, *current_level;  // interned names
 };
 Connections the;
 
@@ -64,6 +65,13 @@ int is_eager() {
 bool is_plain(PyObject* object) {
   PyObject* const type = reinterpret_cast<PyObject*>(Py_TYPE(object));
   return type == the.tensor || type == the.parameter;
+}
+
+// Whether the operators have kernels of their own where the tensor is.
+int has_kernels(PyObject* tensor) {
+  const int cpu = has(tensor, the.is_cpu);
+  if (cpu != 0 || convext::cuda_library() == nullptr) return cpu;
+  return has(tensor, the.is_cuda);
 }
 
 bool take_int(PyObject* object, std::int64_t* value) {
@@ -138,7 +146,7 @@ PyObject* short_conv2d(PyObject*, PyObject* const* args, Py_ssize_t count) {
   if (const int eager = is_eager(); eager <= 0) return nothing_unless_error(eager);
   for (PyObject* tensor : {input, weight, bias}) {
     if (tensor == bias && bias == Py_None) continue;
-    if (const int cpu = has(tensor, the.is_cpu); cpu <= 0) return nothing_unless_error(cpu);
+    if (const int ours = has_kernels(tensor); ours <= 0) return nothing_unless_error(ours);
   }
   PyObject* dimensions = PyObject_GetAttr(input, the.ndim);
   if (dimensions == nullptr) return nullptr;
@@ -174,7 +182,7 @@ PyObject* short_conv2d_backward(PyObject*, PyObject* const* args, Py_ssize_t cou
   if (records != 0) return records < 0 ? nullptr : nothing();
   if (const int eager = is_eager(); eager <= 0) return nothing_unless_error(eager);
   for (int i = 0; i < 3; ++i) {
-    if (const int cpu = has(args[i], the.is_cpu); cpu <= 0) return nothing_unless_error(cpu);
+    if (const int ours = has_kernels(args[i]); ours <= 0) return nothing_unless_error(ours);
   }
   long mask = 0;
   for (int i = 0; i < 3; ++i) {
@@ -214,6 +222,7 @@ void connect(const py::object& tensor, const py::object& parameter, const py::tu
   the.backward = keep(backward);
   the.requires_grad = PyUnicode_InternFromString("requires_grad");
   the.is_cpu = PyUnicode_InternFromString("is_cpu");
+  the.is_cuda = PyUnicode_InternFromString("is_cuda");
   the.ndim = PyUnicode_InternFromString("ndim");
   the.is_compiling = PyUnicode_InternFromString("_is_compiling_flag");
   the.current_level = PyUnicode_InternFromString("_current_level");

@@ -183,6 +183,7 @@ struct Cuda {
     operands.workspace = workspace.mutable_data_ptr();
     operands.result = result->view.data;
     plan.rung->run(params(), operands, queue.stream);
+    count_cuda_run(plan.rung->name);
     result->copy_out(queue.stream);
   }
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import convext
-from convext import _C
+from convext import _C, _library
 from convext.testing import (
     COMPLEX_DTYPES,
     FLOATING_DTYPES,
@@ -120,20 +120,38 @@ def run(args: argparse.Namespace) -> int:
             "GPU: there, convext calls PyTorch's own convolution."
         )
         return 2
+    if args.device == "cuda" and (problem := _cuda_problem()):
+        console.print(f"convext verify: {problem}", markup=False)
+        return 2
     dtypes = [DTYPES[name] for name in args.dtype] if args.dtype else list(DTYPES.values())
-    tasks = make_tasks(dtypes, QUICK if args.quick else FULL, args.seed)
+    if args.device == "cuda":  # neither PyTorch nor convext convolves integers there
+        dtypes = [dtype for dtype in dtypes if dtype not in INTEGER_DTYPES]
+    tasks = make_tasks(dtypes, QUICK if args.quick else FULL, args.seed, args.device)
+    where = f"{_C.active_isa()} kernels, {torch.get_num_threads()} threads"
+    if args.device == "cuda":
+        where = torch.cuda.get_device_name()
     console.print(
         f"{len(tasks)} problems against float64: convext {convext.__version__}, "
-        f"torch {torch.__version__}, {_C.active_isa()} kernels, {torch.get_num_threads()} threads"
+        f"torch {torch.__version__}, {where}"
     )
     if convext.forced_plan():
         console.print(f"The plan is forced: {convext.forced_plan()}", markup=False)
     start = time.perf_counter()
     outcome = run_tasks(tasks)
-    return _report(console, outcome, dtypes, time.perf_counter() - start)
+    kernels = _kernels(dtypes, args.device)
+    return _report(console, outcome, dtypes, kernels, time.perf_counter() - start)
 
 
-def make_tasks(dtypes: list[torch.dtype], effort: Effort, seed: int) -> list[Task]:
+def _cuda_problem() -> str:
+    """Why nothing can run on a GPU; empty if it can."""
+    if not torch.cuda.is_available():
+        return "torch sees no GPU"
+    return f"CUDA kernels: {_library.cuda_problem}" if not _C.cuda_loaded() else ""
+
+
+def make_tasks(
+    dtypes: list[torch.dtype], effort: Effort, seed: int, device: str = "cpu"
+) -> list[Task]:
     """Problems for each dtype as the plan would run them, then for each kernel, forced.
 
     Every fourth runs on all threads: small problems wait longer for threads than they take, and
@@ -145,13 +163,17 @@ def make_tasks(dtypes: list[torch.dtype], effort: Effort, seed: int) -> list[Tas
         problems = thinned(edge_problems(dtype, seed=seed), effort.edges // share)
         problems += random_problems(effort.random // share, dtype, seed=seed)
         tasks += [Task(problem, problem.passes) for problem in problems]
-    for kernel in _kernels(dtypes):
+    for kernel in _kernels(dtypes, device):
         pass_name, force = _forced(kernel)
         problems = [p for p in problems_around(kernel, seed=seed) if _takes(kernel, p)]
         tasks += [Task(p, (pass_name,), force) for p in thinned(problems, effort.around)]
     threads = torch.get_num_threads()
     return [
-        dataclasses.replace(task, threads=1 if place % 4 else threads)
+        dataclasses.replace(
+            task,
+            problem=task.problem.replace(device=device),
+            threads=1 if place % 4 else threads,
+        )
         for place, task in enumerate(tasks)
     ]
 
@@ -209,9 +231,17 @@ def _run_task(task: Task, outcome: Outcome) -> None:
             cell.ratio = max(cell.ratio, report[name].ratio)
 
 
-def _kernels(dtypes: list[torch.dtype]) -> list[Kernel]:
+def _kernels(dtypes: list[torch.dtype], device: str) -> list[Kernel]:
     """The kernels that have to be reached: all that this machine can run, whatever it would choose;
     or, where CONVEXT_CPU_ISA names an instruction set, those of that one."""
+    if device == "cuda":
+        capability = _capability()
+        return [
+            kernel
+            for kernel in _C.cuda_kernels()
+            if kernel["least_capability"] <= capability
+            and getattr(torch, kernel["dtype"]) in dtypes
+        ]
     kernels = [k for k in _C.kernels() if k["runnable"] and getattr(torch, k["dtype"]) in dtypes]
     if os.environ.get("CONVEXT_CPU_ISA"):
         # Plain loops, the same in every instruction set, are called scalar.
@@ -220,10 +250,20 @@ def _kernels(dtypes: list[torch.dtype]) -> list[Kernel]:
     return [dict(kernel) for kernel in kernels]
 
 
+def _capability() -> int:
+    major, minor = torch.cuda.get_device_capability()
+    return 10 * major + minor
+
+
+def _is_cuda(kernel: Kernel) -> bool:
+    return "least_capability" in kernel
+
+
 def _forced(kernel: Kernel) -> tuple[str, str]:
     """The pass of a kernel, and what forces the kernel in it."""
     pass_name = PYTHON_PASSES[kernel["pass"]]
-    return pass_name, force_for(pass_name, kernel["name"])
+    force = force_for(pass_name, kernel["name"])
+    return pass_name, f"cuda:{force}" if _is_cuda(kernel) else force
 
 
 def _takes(kernel: Kernel, problem: Problem) -> bool:
@@ -232,13 +272,29 @@ def _takes(kernel: Kernel, problem: Problem) -> bool:
     if pass_name not in problem.passes:
         return False
     try:
-        _C.plan(problem.native(), kernel["pass"], force=force)
+        if _is_cuda(kernel):
+            properties = torch.cuda.get_device_properties()
+            _C.cuda_plan(
+                problem.native(),
+                kernel["pass"],
+                _capability(),
+                properties.multi_processor_count,
+                force=kernel["name"],
+            )
+        else:
+            _C.plan(problem.native(), kernel["pass"], force=force)
     except RuntimeError:
         return False
     return True
 
 
-def _report(console: Console, outcome: Outcome, dtypes: list[torch.dtype], seconds: float) -> int:
+def _report(
+    console: Console,
+    outcome: Outcome,
+    dtypes: list[torch.dtype],
+    kernels: list[Kernel],
+    seconds: float,
+) -> int:
     table = make_table()
     for column in ("dtype", "pass"):
         table.add_column(column, no_wrap=True)
@@ -254,7 +310,7 @@ def _report(console: Console, outcome: Outcome, dtypes: list[torch.dtype], secon
                 name,
                 str(cell.problems),
                 "exact" if dtype in INTEGER_DTYPES else f"{cell.ratio:.2f}",
-                _algorithms(cell.kernels),
+                _algorithms(cell.kernels, kernels),
                 f"[bold red]{cell.failed} WRONG[/]" if cell.failed else "[green]ok[/]",
             )
         table.add_section()
@@ -266,9 +322,8 @@ def _report(console: Console, outcome: Outcome, dtypes: list[torch.dtype], secon
     for failure in outcome.failures[:SHOWN_FAILURES]:
         console.rule("wrong", style="red", align="left")
         console.print(failure, markup=False, soft_wrap=True)
-    kernels = [kernel["name"] for kernel in _kernels(dtypes)]
     reached = set().union(*(cell.kernels for cell in outcome.cells.values()))
-    missed = [name for name in kernels if name not in reached]
+    missed = [kernel["name"] for kernel in kernels if kernel["name"] not in reached]
     coverage = f"{len(kernels) - len(missed)} of {len(kernels)} kernels that can run here were run"
     if missed:
         console.rule("not reached", style="red", align="left")
@@ -283,7 +338,8 @@ def _report(console: Console, outcome: Outcome, dtypes: list[torch.dtype], secon
     return 0
 
 
-def _algorithms(kernels: set[str]) -> str:
-    """How many kernels, and their algorithms: "3: indirect, reference"."""
-    algorithms = {kernel["algorithm"] for kernel in _C.kernels() if kernel["name"] in kernels}
-    return f"{len(kernels)}: " + ", ".join(sorted(algorithms))
+def _algorithms(names: set[str], kernels: list[Kernel]) -> str:
+    """How many kernels ran, and their algorithms: "3: indirect, reference"."""
+    rows = [*_C.kernels(), *kernels]
+    algorithms = {kernel["algorithm"] for kernel in rows if kernel["name"] in names}
+    return f"{len(names)}: " + ", ".join(sorted(algorithms))

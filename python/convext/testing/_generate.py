@@ -52,8 +52,8 @@ def problems_around(
     several dimensions. The kernel may refuse some. For a bias gradient every problem has a bias.
 
     Args:
-        kernel: a row; ``pass``, ``tile``, ``mr``, ``nr``, ``algorithm``, ``dtype`` and ``layout``
-            are read.
+        kernel: a row, or one of ``convext._C.cuda_kernels()``; ``pass``, ``tile``, ``mr``,
+            ``nr``, ``algorithm``, ``dtype`` and ``layout`` are read.
         seed: of the data, and of the extents that are drawn.
         dtype: instead of the row's, for a kernel that takes any.
     """
@@ -61,6 +61,7 @@ def problems_around(
     rows, columns = max(int(kernel["mr"]), 1), max(int(kernel["nr"]), 1)
     depthwise = kernel["algorithm"] == "depthwise"
     polyphase = str(kernel["algorithm"]).startswith("polyphase")
+    first_layer = str(kernel["algorithm"]).endswith("_first")
     needs_bias = kernel["pass"] == "bgrad"
     either = ("contiguous", "channels_last")
     layouts = {"nhwc": either[1:], "nchw": either[:1]}.get(str(kernel["layout"]), either)
@@ -77,6 +78,8 @@ def problems_around(
             size = draw.choice((2, 4, 8, 16, 21, 24))
             groups, inputs = 1 + outputs // 4, size
             outputs = size if size < 16 else 16 + inputs % 7
+        elif first_layer:
+            groups, inputs = 1, 1 + inputs % 4
         if polyphase and changes.get("R", 3) == 3 and changes.get("S", 3) == 3:
             changes["stride"] = (2, 2)
         changes = {"layout": draw.choice(layouts), **changes}

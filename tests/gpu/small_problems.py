@@ -1,0 +1,47 @@
+"""Every rung once on small problems, for a tool that watches the device: test_sanitizer.py."""
+
+from __future__ import annotations
+
+import torch
+
+import convext
+from convext import _C
+from convext.testing import NATIVE_PASSES, Problem
+
+PROBLEMS = [
+    Problem(N=2, C=3, H=6, W=7, K=5, padding=(1, 1), bias=True),
+    Problem(N=1, C=24, H=9, W=8, K=40, padding=(1, 0), stride=(2, 1), bias=True),
+    Problem(N=2, C=8, H=7, W=9, K=16, groups=2, padding=(2, 1), dilation=(1, 2), bias=True),
+    Problem(N=2, C=12, H=8, W=9, K=12, groups=12, padding=(1, 1), stride=(1, 2), bias=True),
+    Problem(N=1, C=4, H=6, W=6, K=6, padding=(2, 1), padding_mode="reflect", bias=True),
+]
+
+
+def main() -> None:
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    major, minor = torch.cuda.get_device_capability()
+    passes = {native: name for name, native in NATIVE_PASSES.items()}
+    for rung in _C.cuda_kernels():
+        if rung["least_capability"] > 10 * major + minor:
+            continue
+        runs = 0
+        for problem in PROBLEMS:
+            for layout in ("contiguous", "channels_last"):
+                changed = problem.replace(
+                    device="cuda", dtype=getattr(torch, rung["dtype"]), layout=layout
+                )
+                try:
+                    with convext.force_plan(f"cuda:{rung['pass']}={rung['name']}"):
+                        changed.run([passes[rung["pass"]]])
+                except RuntimeError as error:
+                    if "no CUDA kernel can run" not in str(error):
+                        raise
+                else:
+                    runs += 1
+        assert runs > 0, rung["name"]
+    torch.cuda.synchronize()
+    print("every rung ran")
+
+
+if __name__ == "__main__":
+    main()
