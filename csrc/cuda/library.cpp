@@ -7,8 +7,8 @@ namespace convext::cuda {
 namespace {
 
 CudaKernel kernel_of(const Rung& rung) {
-  return {rung.name,   rung.pass,   rung.algorithm, rung.dtype,
-          rung.tile_m, rung.tile_n, rung.tile_k,    rung.least_capability, rung.channels_last};
+  return {rung.name,   rung.pass,   rung.algorithm,        rung.dtype,        rung.tile_m,
+          rung.tile_n, rung.tile_k, rung.least_capability, rung.channels_last};
 }
 
 std::vector<CudaKernel> all_kernels() {

@@ -26,7 +26,8 @@ struct Connections {
   PyObject* forward = nullptr;   // the operator _conv2d
   PyObject* apply = nullptr;     // and as a node of autograd's graph
   PyObject* backward = nullptr;  // the operator _conv2d_backward
-  PyObject *requires_grad, *is_cpu, *is_cuda, *ndim, *is_compiling, *current_level;  // interned names
+  PyObject *requires_grad, *is_cpu, *is_cuda, *ndim, *is_compiling,
+      *current_level;  // interned names
 };
 Connections the;
 

@@ -49,10 +49,10 @@ void run(const ConvProblem& problem, Pass pass, const ConvTensors& tensors, bool
   TensorView views[2];
   const DType dtype = complex_sum_dtype(problem.dtype);
   for (int i = 0; i < 2 && pass != Pass::kBgrad; ++i) {
-    sums[i] =
-        allocate_advised(four_sizes(result),
-                 dtype == DType::kFloat64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32(),
-                 suggests_channels_last(result));
+    sums[i] = allocate_advised(
+        four_sizes(result),
+        dtype == DType::kFloat64 ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32(),
+        suggests_channels_last(result));
     views[i] = writable_view_of(sums[i], dtype);
   }
   run_complex(problem, pass, tensors, views[0], views[1], torch_threads());
