@@ -1,5 +1,5 @@
-// The CUDA kernels are a library of their own, which is there or not. What the rest of convext wants
-// to know of it goes through here: once loaded, the library tells.
+// The CUDA kernels are a library of their own, which is there or not. What the rest of convext
+// wants to know of it goes through here: once loaded, the library tells.
 #pragma once
 
 #include <cstdint>

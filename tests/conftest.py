@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,19 @@ import convext
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The native tests, by far the longest, first: the other processes have the rest meanwhile."""
-    items.sort(key=lambda item: item.path.name != "test_native.py")
+    """The longest first: the other processes have the rest meanwhile."""
+    longest = ["test_native.py", "test_emulation.py"]
+    items.sort(key=lambda item: item.path.name not in longest)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Prints what tests have to tell besides that they passed: their property ``told``."""
+    reports = terminalreporter.getreports("passed")
+    lines = [value for report in reports for name, value in report.user_properties if name == "told"]
+    if lines:
+        terminalreporter.section("told by tests")
+    for line in lines:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True)

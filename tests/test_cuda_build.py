@@ -26,7 +26,23 @@ pytestmark = pytest.mark.skipif(
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90a"]
 
 # Registers of a thread, by algorithm: what the heads of the kernels' files state.
-MOST_REGISTERS = {"naive": 80, "simt": 128, "mma": 255, "depthwise": 128, "other": 64}
+MOST_REGISTERS = {
+    "naive": 80,
+    "simt": 128,
+    "mma": 255,
+    "depthwise": 128,
+    "grouped": 128,
+    "other": 64,
+}
+
+# What multiplies on tensor cores, by the element in a kernel's mangled name, and from which
+# architecture on.
+TENSOR_CORES = {
+    "6__half": ("HMMA", 75),
+    "13__nv_bfloat16": ("HMMA", 80),
+    "f": ("HMMA", 80),
+    "d": ("DMMA", 80),
+}
 
 
 def library() -> Path:
@@ -91,7 +107,10 @@ def algorithm_of(kernel: str) -> str:
     for name, sign in (("naive", "_naive"), ("simt", "SimtTile"), ("mma", "MmaTile")):
         if sign in kernel:
             return name
-    return "depthwise" if "_depthwise" in kernel else "other"
+    for name in ("depthwise", "grouped"):
+        if f"_{name}" in kernel:
+            return name
+    return "other"
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -113,12 +132,16 @@ def test_instructions(architecture: str) -> None:
         algorithm = algorithm_of(kernel)
         seen[algorithm] += 1
         assert count["LDL"] == count["STL"] == 0, kernel
-        if algorithm == "mma" and not (architecture == "sm_75" and "half" not in kernel):
-            assert count["HMMA"] > 0, kernel
-            assert count["LDSM"] > 0 or "float" in kernel or "IfNS" in kernel, kernel
+        if algorithm == "mma":
+            element = re.search(r"_gemmI(\d+__\w+?|f|d)NS", kernel)
+            assert element is not None, kernel
+            instruction, least = TENSOR_CORES[element[1]]
+            if int(architecture[3:5]) >= least:
+                assert count[instruction] > 0, kernel
+                assert count["LDSM"] > 0 or element[1] in "fd", kernel
         if algorithm == "simt":
             assert count["FFMA"] + count["DFMA"] > 100, kernel
-    assert set(seen) >= {"naive", "simt", "mma", "depthwise"}
+    assert set(seen) >= set(MOST_REGISTERS)
     if architecture != "sm_75":
         asynchronous = [k for k, c in instructions(architecture).items() if c["LDGSTS"] > 0]
         assert len(asynchronous) >= 12
@@ -156,6 +179,8 @@ print(json.dumps(answers))
 def test_plans() -> None:
     square = {"input_size": [32, 64, 56, 56], "weight_size": [64, 64, 3, 3], "padding": [1, 1]}
     own = {"input_size": [32, 64, 56, 56], "weight_size": [64, 1, 3, 3], "groups": 64}
+    first = {"input_size": [32, 3, 224, 224], "weight_size": [64, 3, 7, 7], "stride": [2, 2]}
+    groups = {"input_size": [32, 64, 28, 28], "weight_size": [64, 8, 3, 3], "groups": 8}
     hopper = {"compute_capability": 90, "multiprocessors": 132}
     turing = {"compute_capability": 75, "multiprocessors": 40}
     cases: list[tuple[dict[str, Any], str]] = [
@@ -165,7 +190,11 @@ def test_plans() -> None:
         ({"problem": {**square, "dtype": "bfloat16"}, "pass_": "fprop", **turing}, "simt"),
         ({"problem": square, "pass_": "fprop", **hopper}, "simt"),
         ({"problem": square, "pass_": "fprop", "tf32": True, **hopper}, "mma_tf32"),
-        ({"problem": {**square, "dtype": "float64"}, "pass_": "fprop", **hopper}, "simt"),
+        ({"problem": {**square, "dtype": "float64"}, "pass_": "fprop", **hopper}, "mma"),
+        ({"problem": {**square, "dtype": "float64"}, "pass_": "fprop", **turing}, "simt"),
+        ({"problem": {**first, "dtype": "float16"}, "pass_": "fprop", **hopper}, "mma_first"),
+        ({"problem": {**first, "dtype": "float32"}, "pass_": "wgrad", **hopper}, "simt_first"),
+        ({"problem": {**groups, "dtype": "bfloat16"}, "pass_": "dgrad", **hopper}, "grouped"),
         ({"problem": {**own, "dtype": "bfloat16"}, "pass_": "wgrad", **hopper}, "depthwise"),
         ({"problem": square, "pass_": "bgrad", **hopper}, "rowsum"),
         ({"problem": square, "pass_": "fprop", "force": "naive", **hopper}, "naive"),

@@ -1,10 +1,13 @@
-// expand_complex_weight, fold_complex_gradient: complex convolution as a real one of twice the channels
+// expand_complex_weight, fold_complex_gradient: complex convolution as a real one of twice the
+// channels
 //
-// computes  A complex tensor with adjacent channels is a real one of twice the channels as it lies: channel
-//           2c is the real part of c, 2c + 1 the imaginary one. Of a weight w its real counterpart has
+// computes  A complex tensor with adjacent channels is a real one of twice the channels as it lies:
+//           channel 2c is the real part of c, 2c + 1 the imaginary one. Of a weight w its real
+//           counterpart has
 //               expanded[2k]    [2c], [2c + 1] = re w[k][c], -im w[k][c]
 //               expanded[2k + 1][2c], [2c + 1] = im w[k][c],  re w[k][c]
-//           so that real convolution by `expanded` is complex convolution by w, its adjoint that of w, and
+//           so that real convolution by `expanded` is complex convolution by w, its adjoint
+//           that of w, and
 //               fold[k][c] = (g[2k][2c] + g[2k + 1][2c + 1]) + i (g[2k + 1][2c] - g[2k][2c + 1])
 //           of a real weight gradient g that of w.
 // owns      one thread: one element of the expanded weight, or of the folded gradient.

@@ -1,15 +1,19 @@
 // fprop_depthwise, dgrad_depthwise, wgrad_depthwise: one input channel a group
 //
-// computes  fprop  output[pixel][k]     = bias[k] + sum_tap input[pixel at tap][k / M] * weight[k][tap]
-//           dgrad  grad_input[pixel][c] = sum_{m < M, tap} grad_output[pixel at tap][c * M + m] * weight[c * M + m][tap]
-//           wgrad  sums[split][k][tap]  = sum_{pixel of split} grad_output[pixel][k] * input[pixel at tap][k / M]
+// computes  fprop  output[pixel][k] = bias[k] + sum over taps of
+//                      input[pixel at tap][k / M] * weight[k][tap]
+//           dgrad  grad_input[pixel][c] = sum over taps and m < M of
+//                      grad_output[pixel at tap][c * M + m] * weight[c * M + m][tap]
+//           wgrad  sums[split][k][tap] = sum over the split's pixels of
+//                      grad_output[pixel][k] * input[pixel at tap][k / M]
 //           with M = K / C outputs of each channel (the channel multiplier).
-// owns      fprop, dgrad: a thread has kColumns pixels of a row, of Vec channels; a CTA 32 vectors of
-//           channels by 4 such strips. wgrad: a CTA has 32 vectors of channels, one kernel row and one
-//           split of the rows of the output; its 4 warps take every 4th row and are added in order.
+// owns      fprop, dgrad: a thread has kColumns pixels of a row, of Vec channels; a CTA 32 vectors
+//           of channels by 4 such strips. wgrad: a CTA has 32 vectors of channels, one kernel row
+//           and one split of the rows of the output; its 4 warps take every 4th row and are added
+//           in order.
 // budget    kColumns * Vec sums: 4 * 8 = 32 registers; shared: the taps of the CTA's channels as
-//           [tap][channel], 49 * 256 * 4 = 49 KiB for 7x7 of 16-bit types, which any kernel may have up to 48:
-//           the launcher raises the limit.
+//           [tap][channel], 49 * 256 * 4 = 49 KiB for 7x7 of 16-bit types, which any kernel may
+//           have up to 48: the launcher raises the limit.
 // needs     channels adjacent. Vec > 1: channels in whole aligned vectors, and M = 1.
 // bound by  memory for 3x3: taps are found in the caches; FMA for 7x7.
 // step      from implicit GEMM: there is no sum over channels, so nothing to multiply as matrices.

@@ -1,5 +1,5 @@
-// Division by a number that is known when a kernel is started: a multiplication on the device, where
-// dividing 64-bit integers is a call that costs registers and a stack frame.
+// Division by a number that is known when a kernel is started: a multiplication on the device,
+// where dividing 64-bit integers is a call that costs registers and a stack frame.
 #pragma once
 
 #include <cstdint>

@@ -1,13 +1,14 @@
 // fprop_gemm and wgrad_gemm of a first layer: at most 4 input channels
 //
 // computes  what implicit_gemm.cuh computes, with a kernel row's taps and channels as one run:
-//           fprop  gemm_k = R x (S * C), in slices of a row; wgrad  gemm_n = S * C, for each of R rows.
+//           fprop  gemm_k = R x (S * C), in slices of a row; wgrad  gemm_n = S * C, for each of R
+//                  rows.
 // owns      as there.
 // budget    the Tile's, and an element's place: a few registers.
 // needs     one group; the input may lie anyhow, NCHW too: its elements are read one by one.
 // bound by  the addresses of elements: C = 3 leaves no whole vectors to read.
-// step      from implicit GEMM: a slice of a tile's depth holds 21 products of 7 x 7 and 3 channels where a
-//           tap's own slice would hold 3, so that a seventh of the steps does.
+// step      from implicit GEMM: a slice of a tile's depth holds 21 products of 7 x 7 and 3 channels
+//           where a tap's own slice would hold 3, so that a seventh of the steps does.
 #pragma once
 
 #include "operands.cuh"

@@ -1,20 +1,24 @@
 // fprop_grouped, dgrad_grouped, wgrad_grouped: a few channels a group
 //
-// computes  fprop  output[pixel][k]     = bias[k] + sum_{tap, c} input[pixel at tap][c] * weight[k][tap][c]
-//           dgrad  grad_input[pixel][c] = sum_{tap, k} grad_output[pixel at tap][k] * weight[k][tap][c]
-//           wgrad  sums[split][k][tap][c] = sum_{pixel of split} grad_output[pixel][k] * input[pixel at tap][c]
+// computes  fprop  output[pixel][k] = bias[k] + sum over taps and c of
+//                      input[pixel at tap][c] * weight[k][tap][c]
+//           dgrad  grad_input[pixel][c] = sum over taps and k of
+//                      grad_output[pixel at tap][k] * weight[k][tap][c]
+//           wgrad  sums[split][k][tap][c] = sum over the split's pixels of
+//                      grad_output[pixel][k] * input[pixel at tap][c]
 //           with c and k of one group.
-// owns      fprop, dgrad: a thread has kColumns pixels of a row, of one channel; a CTA 32 neighbouring
-//           channels by 4 such strips. wgrad: a thread has one output channel, Vec input channels and up to
-//           kTaps taps of one kernel row; a CTA 32 output channels, and its 4 warps take every 4th row
-//           of a split and are added in order.
-// budget    kColumns sums and kColumns * Vec operands: under 128 registers; shared: the weights of the CTA's
-//           32 channels as [tap][source channel][channel], 9 * 32 * 32 * 4 = 36 KiB for 3x3 and 32 a group.
+// owns      fprop, dgrad: a thread has kColumns pixels of a row, of one channel; a CTA 32
+//           neighbouring channels by 4 such strips. wgrad: a thread has one output channel, Vec
+//           input channels and up to kTaps taps of one kernel row; a CTA 32 output channels, and
+//           its 4 warps take every 4th row of a split and are added in order.
+// budget    kColumns sums and kColumns * Vec operands: under 128 registers; shared: the weights of
+//           the CTA's 32 channels as [tap][source channel][channel], 9 * 32 * 32 * 4 = 36 KiB for
+//           3x3 and 32 a group.
 // needs     channels adjacent. Vec > 1: a group's source channels in whole aligned vectors.
-// bound by  loads: Vec * kColumns multiplications for kColumns loads of the source, which the threads of a
-//           group share, and Vec of shared memory.
-// step      from depthwise: a sum over the group's channels. From implicit GEMM: no lanes of a tile that
-//           belong to no channel of the group.
+// bound by  loads: Vec * kColumns multiplications for kColumns loads of the source, which the
+//           threads of a group share, and Vec of shared memory.
+// step      from depthwise: a sum over the group's channels. From implicit GEMM: no lanes of a tile
+//           that belong to no channel of the group.
 #pragma once
 
 #include "element.cuh"

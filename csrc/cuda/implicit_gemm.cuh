@@ -1,21 +1,24 @@
 // fprop_gemm, dgrad_gemm, wgrad_gemm: convolution as a product of matrices that are never built
 //
-// computes  fprop  output[pixel][k]     = bias[k] + sum_{tap, c} input[pixel at tap][c] * weight[k][tap][c]
-//           dgrad  grad_input[pixel][c] = sum_{tap, k} grad_output[pixel at tap][k] * weight[k][tap][c]
+// computes  fprop  output[pixel][k] = bias[k] + sum over taps and c of
+//                      input[pixel at tap][c] * weight[k][tap][c]
+//           dgrad  grad_input[pixel][c] = sum over taps and k of
+//                      grad_output[pixel at tap][k] * weight[k][tap][c]
 //                  for the pixels of one class of the stride, whose taps are the same
-//           wgrad  sums[split][k][tap][c] = sum_{pixel of split} grad_output[pixel][k] * input[pixel at tap][c]
+//           wgrad  sums[split][k][tap][c] = sum over the split's pixels of
+//                      grad_output[pixel][k] * input[pixel at tap][c]
 //           GEMM view: gemm_m = pixels (wgrad: output channels), gemm_n = channels of the result,
 //           gemm_k = taps x channels (wgrad: output pixels).
 // owns      CTA: kM x kN results, added up in the order of gemm_k; what a thread has of them is the
 //           Tile's affair. wgrad's splits are cut by shape alone and added in order by sum_splits.
 // budget    the Tile's: simt_tile.cuh, mma_tile.cuh.
-// needs     what Operands need, which say where elements are (operands.cuh, first_layer.cuh): channels
-//           adjacent in memory in every tensor. Anything beyond the problem is a zero, and
+// needs     what Operands need, which say where elements are (operands.cuh, first_layer.cuh):
+//           channels adjacent in memory in every tensor. Anything beyond the problem is a zero, and
 //           not stored. dgrad knows padding of zeros alone; dgrad_naive does the border after it.
 // bound by  the Tile's multiplications: each element from global memory serves kN or kM of them.
-// step      from naive: a CTA reads each operand once for a whole tile of results, and input grad goes
-//           by classes of the stride, so that no tap multiplies zeros. The rungs from here on differ
-//           in their Tile: how operands get to shared memory and who multiplies.
+// step      from naive: a CTA reads each operand once for a whole tile of results, and input grad
+//           goes by classes of the stride, so that no tap multiplies zeros. The rungs from here on
+//           differ in their Tile: how operands get to shared memory and who multiplies.
 #pragma once
 
 #include "operands.cuh"

@@ -62,8 +62,9 @@ CONVEXT_HOST_DEVICE int output_index(int v, int t, int stride, int pad, int dila
 
 // Input indices h = residue + i * stride, i < count, are reached through the same taps
 // t = first_tap + j * tap_step, j < taps, and from outputs o = i + first_output - j * output_step,
-// where tap_step = stride / gcd(stride, dilation) and output_step = dilation / gcd(stride, dilation).
-// A class without taps receives nothing: its gradients are zeros, and must be written too.
+// where tap_step = stride / gcd(stride, dilation) and output_step = dilation / gcd(stride,
+// dilation). A class without taps receives nothing: its gradients are zeros, and must be written
+// too.
 struct AxisClass {
   int residue, count;
   int first_tap, taps;
@@ -132,7 +133,7 @@ CONVEXT_HOST_DEVICE std::int64_t ceil_div(std::int64_t a, std::int64_t b) {
   return (a + b - 1) / b;
 }
 
-// ---- the depth of a product ----------------------------------------------------------------------
+// ---- the depth of a product ---------------------------------------------------------------------
 
 // Walks the depth of fprop and dgrad: taps, and `slice` channels of each at a time.
 struct TapWalk {
@@ -154,7 +155,7 @@ CONVEXT_HOST_DEVICE int few_quotient(int j, int channels) {
   return channels == 3 ? j * 21846 >> 16 : j >> (channels >> 1);
 }
 
-// ---- shared memory without bank conflicts --------------------------------------------------------
+// ---- shared memory without bank conflicts -------------------------------------------------------
 
 // Where 16-byte chunk `chunk` of a row of 64 bytes lies: two rows fill the banks.
 CONVEXT_HOST_DEVICE int depth_row_offset(int row, int chunk) {
@@ -168,7 +169,7 @@ CONVEXT_HOST_DEVICE int lane_row_offset(int depth, int chunk, int bytes, int ele
   return depth * bytes + ((chunk ^ key) << 4);
 }
 
-// ---- what a CTA works on --------------------------------------------------------------------------
+// ---- what a CTA works on ------------------------------------------------------------------------
 
 // Its place among `count` along the fastest of the dimensions that a grid's one dimension holds;
 // `rest` becomes its place in the others.

@@ -1,15 +1,17 @@
 // The tensor core rung: mma.sync on tiles that cp.async brings, several stages ahead
 //
-// computes  sums[row][lane] += sum_d a[row][d] * b[d][lane], 64 bytes of the depth d at a time: products
-//           of float16, bfloat16 or float32 rounded to TF32, added up in float32; or of float64
-// owns      CTA: kM x kN results; warp: Rows x 16 rows and Lanes x 8 lanes of them; a thread has what
-//           mma gives it: rows g, g + 8 and lanes 2t, 2t + 1 of each 16 x 8, with g = thread / 4 and
-//           t = thread % 4.
-// budget    128 x 128, 8 warps of 32 x 64: 64 sums, 8 + 16 registers of operands; shared 4 stages of
-//           (128 + 128) * 32 * 2 = 16 KiB: 64 KiB, so that three CTAs fit an SM of 228 KiB.
-// needs     operands.cuh's shares. Not Ragged: chunks of 16 aligned bytes. bfloat16, TF32 and float64 need
-//           sm_80; float16 runs on sm_75 too, where copies are synchronous.
-// bound by  mma.sync, about two thirds of what Hopper's wgmma reaches; small tiles, by shared memory.
+// computes  sums[row][lane] += sum_d a[row][d] * b[d][lane], 64 bytes of the depth d at a time:
+//           products of float16, bfloat16 or float32 rounded to TF32, added up in float32; or of
+//           float64
+// owns      CTA: kM x kN results; warp: Rows x 16 rows and Lanes x 8 lanes of them; a thread has
+//           what mma gives it: rows g, g + 8 and lanes 2t, 2t + 1 of each 16 x 8, with
+//           g = thread / 4 and t = thread % 4.
+// budget    128 x 128, 8 warps of 32 x 64: 64 sums, 8 + 16 registers of operands; shared 4 stages
+//           of (128 + 128) * 32 * 2 = 16 KiB: 64 KiB, so that three CTAs fit an SM of 228 KiB.
+// needs     operands.cuh's shares. Not Ragged: chunks of 16 aligned bytes. bfloat16, TF32 and
+//           float64 need sm_80; float16 runs on sm_75 too, where copies are synchronous.
+// bound by  mma.sync, about two thirds of what Hopper's wgmma reaches; small tiles, by shared
+//           memory.
 // step      from SIMT: a warp multiplies, not a thread, and operands reach shared memory without
 //           passing through registers. A tile row's 16-byte chunks are permuted (swizzled), so that
 //           ldmatrix, which reads eight rows at once, meets all banks, without padding.
@@ -127,9 +129,10 @@ struct MmaTile {
     }
   };
 
-  // What a warp multiplies at once: 16 rows, or lanes, of a half of the tile's depth. Registers hold
-  // rows g and depths t (and the next, of 16-bit elements; halves, of 64-bit ones) of matrices: of a, rows + 0, + 8 of
-  // the first depths, then of the others; of b, the depths of lanes + 0, then of lanes + 8.
+  // What a warp multiplies at once: 16 rows, or lanes, of a half of the tile's depth. Registers
+  // hold rows g and depths t (and the next, of 16-bit elements; halves, of 64-bit ones) of
+  // matrices: of a, rows + 0, + 8 of the first depths, then of the others; of b, the depths of
+  // lanes + 0, then of lanes + 8.
   template <bool DepthAdjacent>
   CONVEXT_DEVICE static void load_a(unsigned (&a)[4], const unsigned char* tile, int row,
                                     int half) {

@@ -1,9 +1,12 @@
 // fprop_naive, dgrad_naive, wgrad_naive, bgrad_naive: the definition, one thread a result
 //
-// computes  fprop  output[n,k,p,q]     = bias[k] + sum_{r,s,c} weight[k,c,r,s] * input[n,c,h(p,r),w(q,s)]
-//           dgrad  grad_input[n,c,h,w] = sum_{r,s,k} weight[k,c,r,s] * grad_output[n,k,p,q] over all
-//                  (p,r) and (q,s) that read pixel (h,w), copies of it in the padding among them
-//           wgrad  grad_weight[k,c,r,s] = sum_{n,p} sum_q grad_output[n,k,p,q] * input[n,c,h(p,r),w(q,s)]
+// computes  fprop  output[n,k,p,q]     = bias[k] + sum_{r,s,c} weight[k,c,r,s] *
+//                  input[n,c,h(p,r),w(q,s)]
+//           dgrad  grad_input[n,c,h,w] = sum_{r,s,k} weight[k,c,r,s] * grad_output[n,k,p,q] over
+//                  all (p,r) and (q,s) that read pixel (h,w), copies of it in the padding among
+//                  them
+//           wgrad  grad_weight[k,c,r,s] = sum_{n,p} sum_q grad_output[n,k,p,q] *
+//                  input[n,c,h(p,r),w(q,s)]
 //           bgrad  grad_bias[k] = sum_{n,p} sum_q grad_output[n,k,p,q]
 //           with c and k running over the channels of one group.
 // owns      one thread: one result, summed in the order written above.
@@ -62,8 +65,8 @@ struct Lines {
   CONVEXT_HOST_DEVICE int at(int i) const { return first + i + (i < gap_at ? 0 : gap); }
 };
 
-// Which pixels of the input dgrad_naive is for: all, or parts of the frame along the border, which is
-// what copies in the padding reach.
+// Which pixels of the input dgrad_naive is for: all, or parts of the frame along the border, which
+// is what copies in the padding reach.
 struct Part {
   Lines rows, columns;
 };

@@ -1,11 +1,11 @@
-// Where the implicit GEMMs find their operands: for each pass, which element of which tensor belongs
-// to a row (or lane) and a depth of the product. The matrices are never built.
+// Where the implicit GEMMs find their operands: for each pass, which element of which tensor
+// belongs to a row (or lane) and a depth of the product. The matrices are never built.
 //
-// A Tile names kM, kN, kK, the rows, lanes and depth of a CTA's tile, and Share<Extent, DepthAdjacent>,
-// a thread's share of moving one operand: kChunks chunks of kVector elements that are adjacent in
-// memory, along the depth (DepthAdjacent) or across it. Chunk i begins at (at(i), depth(i)), and
-// load(i, from, count) moves it: `count` elements from `from`, zeros for the others; or set(i, chunk)
-// gives it, where elements have been gathered.
+// A Tile names kM, kN, kK, the rows, lanes and depth of a CTA's tile, and Share<Extent,
+// DepthAdjacent>, a thread's share of moving one operand: kChunks chunks of kVector elements that
+// are adjacent in memory, along the depth (DepthAdjacent) or across it. Chunk i begins at (at(i),
+// depth(i)), and load(i, from, count) moves it: `count` elements from `from`, zeros for the others;
+// or set(i, chunk) gives it, where elements have been gathered.
 #pragma once
 
 #include "element.cuh"
@@ -13,7 +13,7 @@
 
 namespace convext::cuda {
 
-// ---- fprop: rows are output pixels, lanes output channels, the depth is taps x input channels -----
+// ---- fprop: rows are output pixels, lanes output channels, the depth is taps x input channels ---
 
 template <class T, class Tile>
 struct FpropOperands {
@@ -78,7 +78,7 @@ struct FpropOperands {
 };
 
 // ---- dgrad: rows are the input pixels of one class of the stride, lanes input channels, the depth
-// is the class' taps x output channels --------------------------------------------------------------
+// is the class' taps x output channels ------------------------------------------------------------
 
 template <class T, class Tile>
 struct DgradOperands {
@@ -139,7 +139,7 @@ struct DgradOperands {
   }
 };
 
-// ---- wgrad: rows are output channels, lanes the input channels of one tap, the depth is pixels ----
+// ---- wgrad: rows are output channels, lanes the input channels of one tap, the depth is pixels --
 
 template <class T, class Tile>
 struct WgradOperands {

@@ -59,8 +59,8 @@ void allow_shared(void (*kernel)(Parameters...), std::size_t bytes) {
 #endif
 }
 
-// kernel<<<grid, threads, shared bytes, stream>>>(arguments...). Throws std::runtime_error with what
-// CUDA said.
+// kernel<<<grid, threads, shared bytes, stream>>>(arguments...). Throws std::runtime_error with
+// what CUDA said.
 template <class... Parameters, class... Arguments>
 void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes,
             cudaStream_t stream, Arguments... arguments) {

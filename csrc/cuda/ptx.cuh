@@ -16,7 +16,7 @@ CONVEXT_DEVICE unsigned smem_address(const void* p) {
   return static_cast<unsigned>(__cvta_generic_to_shared(p));
 }
 
-// ---- asynchronous copies (PTX ISA: cp.async) ------------------------------------------------------
+// ---- asynchronous copies (PTX ISA: cp.async) ----------------------------------------------------
 
 // 16 bytes from global to shared memory, both aligned; those after the first `bytes` become zeros.
 // Before sm_80 the copy is over at once.
@@ -45,7 +45,7 @@ CONVEXT_DEVICE void cp_async_wait() {
 #endif
 }
 
-// ---- matrices of 8 x 8 16-bit elements from shared memory (PTX ISA: ldmatrix) ---------------------
+// ---- matrices of 8 x 8 16-bit elements from shared memory (PTX ISA: ldmatrix) -------------------
 // Lanes 8i to 8i + 7 give the addresses of matrix i's rows; a lane receives of each matrix the
 // elements 2 * (lane % 4) and the next of row lane / 4, or, transposed, of column lane / 4.
 
@@ -68,9 +68,9 @@ CONVEXT_DEVICE double as_double(unsigned low, unsigned high) {
   return __hiloint2double(static_cast<int>(high), static_cast<int>(low));
 }
 
-// ---- products of a warp (PTX ISA: mma) ------------------------------------------------------------
-// d += a * b; a is 16 x 16, b is 16 x 8. With g = lane / 4 and t = lane % 4, d holds rows g and g + 8
-// of columns 2t and 2t + 1.
+// ---- products of a warp (PTX ISA: mma) ----------------------------------------------------------
+// d += a * b; a is 16 x 16, b is 16 x 8. With g = lane / 4 and t = lane % 4, d holds rows g and g +
+// 8 of columns 2t and 2t + 1.
 
 CONVEXT_DEVICE void mma_m16n8k16_f16(float (&d)[4], const unsigned (&a)[4],
                                      const unsigned (&b)[2]) {
@@ -130,8 +130,8 @@ CONVEXT_DEVICE void mma_m16n8k8_tf32(float (&d)[4], const unsigned (&a)[4],
 #endif
 }
 
-// d += a * b; a is 8 x 4, b is 4 x 8: a lane has row g, column t of a and row t, column g of b. From
-// sm_80 on.
+// d += a * b; a is 8 x 4, b is 4 x 8: a lane has row g, column t of a and row t, column g of b.
+// From sm_80 on.
 CONVEXT_DEVICE void mma_m8n8k4_f64(double (&d)[2], double a, double b) {
 #ifdef CONVEXT_BEFORE_AMPERE
   __trap();

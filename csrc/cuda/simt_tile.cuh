@@ -8,9 +8,9 @@
 //           64 x 64 x 8 of double: 32 registers of sums; shared 2 * 8 * (66 + 66) * 8 = 16.5 KiB.
 // needs     operands.cuh's shares. Not Ragged: chunks are whole vectors, aligned to their size.
 // bound by  FMA: Rows * Lanes of them for Rows + Lanes loads from shared memory.
-// step      from naive: an element of shared memory serves Rows or Lanes multiplications of a thread.
-//           While one copy of the tiles is multiplied, the next step's elements are on their way to
-//           registers, and from there to the other copy.
+// step      from naive: an element of shared memory serves Rows or Lanes multiplications of a
+//           thread. While one copy of the tiles is multiplied, the next step's elements are on
+//           their way to registers, and from there to the other copy.
 #pragma once
 
 #include "element.cuh"

@@ -97,7 +97,7 @@ py::list kernels() {
   return rows;
 }
 
-// ---- CUDA: what the library of its kernels tells, once it is loaded ------------------------------
+// ---- CUDA: what the library of its kernels tells, once it is loaded -----------------------------
 
 const convext::CudaLibrary& loaded_cuda() {
   const convext::CudaLibrary* library = convext::cuda_library();

@@ -158,6 +158,11 @@ struct Cuda {
     options.workspace_limit = process.workspace_limit;
     options.input_copy_bytes = input.bytes;
     options.copy_bytes = weight.bytes + output.bytes;
+    if (process.batch_invariant && process.workspace_limit != kNoLimit) {
+      // Copies grow with the batch, on which nothing may depend: a limit bars them of any size.
+      if (input.copied) options.input_copy_bytes = kNoLimit / 4;
+      if (output.copied) options.copy_bytes = kNoLimit / 4;
+    }
     const cuda::CudaPlan plan =
         cuda::plan_cuda(params(), pass, problem.dtype, traits_of(queue.device), options);
     if (!plan.rung->channels_last) {

@@ -27,8 +27,8 @@ PASSES = {"forward": "fprop", "input_grad": "dgrad", "weight_grad": "wgrad"}
 class batch_invariant(ContextDecorator):
     """Makes a sample's result independent of what else is in the batch, bit for bit.
 
-    It holds for the output and for the gradient of the input of CPU tensors; the gradients of
-    weight and bias are sums over the batch. Samples are compared that lie in memory alike, each for
+    It holds for the output and for the gradient of the input; the gradients of weight and bias are
+    sums over the batch. Samples are compared that lie in memory alike, each for
     itself: how a batch strings them together does not matter. It costs some speed, for kernels must
     be chosen without looking at the batch size. Function transforms and forward-mode AD run ATen's
     kernels, to which it does not apply.
@@ -111,7 +111,7 @@ def forced_plan() -> str:
 
 
 def set_workspace_limit(bytes: int | None) -> None:
-    """Bounds the working memory of a convolution on the CPU, in the whole process.
+    """Bounds the working memory of a convolution, in the whole process.
 
     A kernel that would need more is refused, and the plan takes the best of the others, down to the
     plain reference, which needs none: so every limit works, 0 too, but a small one costs speed. A
@@ -123,7 +123,9 @@ def set_workspace_limit(bytes: int | None) -> None:
     further thread that takes part has such buffers of its own
     (``explain(...).thread_workspace_bytes``): the number of threads must not decide which kernel
     runs. Complex convolutions consist of real ones, whose sums take two tensors of the result's
-    size; these and tables of indices, some kilobytes, are not counted.
+    size; these and tables of indices, some kilobytes, are not counted. On CUDA, what counts is
+    partial sums and copies of tensors in another layout; :class:`batch_invariant` and a limit
+    together bar copies of images.
 
     >>> convext.set_workspace_limit(1 << 20)   # a megabyte
     >>> convext.set_workspace_limit(None)      # no limit, as at first

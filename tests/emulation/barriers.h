@@ -20,7 +20,8 @@ inline void release_barrier(Block& b) {
   ++b.progress;
 }
 
-// The lanes of mask meet; the last one runs exec on the arguments of all. All lanes must come from the same place.
+// The lanes of mask meet; the last one runs exec on the arguments of all. All lanes must come from
+// the same place.
 template <class Arg, class Exec>
 inline void warp_meet(const char* what, unsigned mask, Site site, Arg& arg, Exec exec,
                       bool full = true) {

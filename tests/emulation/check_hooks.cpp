@@ -1,5 +1,5 @@
-// Stands in for libtsan: a kernel compiled with -fsanitize=thread and linked without it reports each
-// load and store here. This file is compiled without that flag.
+// Stands in for libtsan: a kernel compiled with -fsanitize=thread and linked without it reports
+// each load and store here. This file is compiled without that flag.
 #include "cuda_host.h"
 
 #define HOOK(n)                                                                      \

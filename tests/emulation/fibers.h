@@ -13,8 +13,9 @@
 
 namespace emu {
 
-// ---- context switch ------------------------------------------------------------------------------------------------
-// Saves the callee-saved registers of the System V ABI on the old stack, loads them from the new one.
+// ---- context switch -----------------------------------------------------------------------------
+// Saves the callee-saved registers of the System V ABI on the old stack, loads them from the new
+// one.
 #if defined(__x86_64__) && !defined(EMU_UCONTEXT)
 extern "C" __attribute__((naked, noinline,
                           no_sanitize("thread", "address",
@@ -38,7 +39,7 @@ struct Context {
 };
 #else
 struct
-    Context {  // portable, about 20 times slower: swapcontext makes a system call for the signal mask
+    Context {  // portable, about 20 times slower: swapcontext makes a system call
   ucontext_t u;
   void start(char* lo, size_t size, void (*entry)()) {
     getcontext(&u);
@@ -51,7 +52,7 @@ struct
 };
 #endif
 
-// ---- fibers and blocks ---------------------------------------------------------------------------------------------
+// ---- fibers and blocks --------------------------------------------------------------------------
 enum class State : uint8_t { ready, barrier, warp, poll, done };
 
 struct Wgmma {
@@ -116,9 +117,10 @@ struct Block {
   const void* sched_bottom = nullptr;
   size_t sched_size = 0;
   int n = 0, done = 0, waiting = 0;
-  // Time goes on at each release, over all blocks, so that the shadow needs no clearing. An access at time t of warp w
-  // comes before one of warp v if a full barrier happened after t (t < epoch) or if v has since acquired, through
-  // mbarriers, a release of w after t (known[v][w] > t). Warp 32 stands for the asynchronous copy engine.
+  // Time goes on at each release, over all blocks, so that the shadow needs no clearing. An access
+  // at time t of warp w comes before one of warp v if a full barrier happened after t (t < epoch)
+  // or if v has since acquired, through mbarriers, a release of w after t (known[v][w] > t). Warp
+  // 32 stands for the asynchronous copy engine.
   uint64_t time = 1, epoch = 1;  // now; the last __syncthreads
   uint64_t first_epoch = 1;      // the start of this block
   using Clock = std::array<uint64_t, 33>;
@@ -134,7 +136,8 @@ struct Block {
   void* entry_arg = nullptr;
   std::mt19937_64 rng;
   std::vector<Rendezvous> meets;  // 4 a warp, keyed by mask
-  // shared memory: [dynamic][static arrays], placed so that the end of the dynamic part is exact for the shadow
+  // shared memory: [dynamic][static arrays], placed so that the end of the dynamic part is exact
+  // for the shadow
   char *smem_map = nullptr, *smem = nullptr;
   size_t dyn_bytes = 0, used = 0;
   struct Static {

@@ -1,5 +1,5 @@
-// What a kernel's source needs of CUDA C++ before anything else: its keywords, its vector types, and
-// the thread's place in the grid.
+// What a kernel's source needs of CUDA C++ before anything else: its keywords, its vector types,
+// and the thread's place in the grid.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +17,9 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __align__(n) __attribute__((aligned(n)))
-// Works for unmodified source, but neither poisoned nor guarded (g++ 12 ignores section attributes on template statics, so
-// the variables cannot be found). Kernels that want the checks use SHARED_ARRAY and SHARED_DYNAMIC (platform.cuh).
+// Works for unmodified source, but neither poisoned nor guarded (g++ 12 ignores section attributes
+// on template statics, so the variables cannot be found). Kernels that want the checks use
+// SHARED_ARRAY and SHARED_DYNAMIC (platform.cuh).
 #define __shared__ static thread_local
 
 struct uint3 {

@@ -100,7 +100,8 @@ inline void run_block(uint64_t seed) {
       std::shuffle(warp_order.begin(), warp_order.end(), b.rng),
           std::shuffle(lane_order.begin(), lane_order.end(), b.rng);
   };
-  // Each warp goes as far as it can before the next one starts: the largest skew that the barriers allow.
+  // Each warp goes as far as it can before the next one starts: the largest skew that the barriers
+  // allow.
   for (uint64_t polled = 0;;) {
     bool any = false;
     shuffle();
@@ -149,7 +150,8 @@ struct Stats {
 };
 inline Stats stats;
 
-// A per-launch array in shared memory, identified by its place in the source; 64 guard bytes follow each.
+// A per-launch array in shared memory, identified by its place in the source; 64 guard bytes follow
+// each.
 inline void* static_shared(const char* file, int line, size_t bytes, size_t align) {
   Block& b = *block;
   for (auto& s : b.statics)

@@ -11,22 +11,8 @@
 #include <map>
 #include <string>
 
-#ifdef CONVEXT_SOME_RUNGS  // the statements that add them, for builds that are to be quick
-#include "cuda/launchers.cuh"
-
-namespace convext::cuda {
-const std::vector<Rung>& ladder() {
-  static const std::vector<Rung> some = [] {
-    std::vector<Rung> rungs;
-    CONVEXT_SOME_RUNGS
-    return rungs;
-  }();
-  return some;
-}
-}  // namespace convext::cuda
-#else
-#include "cuda/ladder.cuh"
-#endif
+#include "cuda/ladder.h"
+#include "cuda_host.h"
 #include "problems.h"
 
 namespace convext_tests {
@@ -163,8 +149,8 @@ void run_copy(std::mt19937* random, int number) {
   }
 }
 
-// A complex weight to its real counterpart, and a gradient of that to one of the complex weight. Throws
-// emu::Error.
+// A complex weight to its real counterpart, and a gradient of that to one of the complex weight.
+// Throws emu::Error.
 void run_complex(std::mt19937* random, int number) {
   const auto pick = [&](int low, int high) {
     return std::uniform_int_distribution<int>(low, high)(*random);

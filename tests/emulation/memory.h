@@ -16,7 +16,8 @@
 
 namespace emu {
 
-// A NaN as f16, bf16, f32 and f64, and a wild index as an int: what memory holds until the kernel writes it.
+// A NaN as f16, bf16, f32 and f64, and a wild index as an int: what memory holds until the kernel
+// writes it.
 constexpr uint16_t poison16 = 0x7ff4;
 inline void fill_poison(void* p, size_t bytes) {
   auto c = static_cast<unsigned char*>(p);
@@ -39,7 +40,7 @@ struct Config {
   bool shadow =
       true;  // race and never-written checks of shared memory (exact only in an instrumented build)
   bool exited_count =
-      false;  // threads that returned count as arrived at __syncthreads (Volta and later); strict is off
+      false;  // threads that returned count as arrived at __syncthreads, as from Volta on
 };
 inline Config config;
 inline bool instrumented = false;  // set by check_hooks.cpp: plain loads and stores are seen too
@@ -64,14 +65,15 @@ std::string format(const char* f, A... a) {
   return b;
 }
 
-// ---- guarded memory ------------------------------------------------------------------------------------------------
+// ---- guarded memory -----------------------------------------------------------------------------
 struct Range {
   char *lo, *hi, *guard_lo, *guard_hi;
   const char* name;
 };
 inline std::vector<Range> ranges;  // the live buffers; changed only between launches
 
-// A region between two unreadable MiB. flush_end puts the last byte next to the upper one (up to `align`).
+// A region between two unreadable MiB. flush_end puts the last byte next to the upper one (up to
+// `align`).
 class Guarded {
  public:
   Guarded(size_t bytes, size_t align, bool flush_end, const char* name) : bytes_(bytes) {

@@ -1,5 +1,5 @@
-// csrc/cuda/ptx.cuh for the CPU. An instruction of a whole warp gathers the arguments of its 32 lanes
-// where they meet.
+// csrc/cuda/ptx.cuh for the CPU. An instruction of a whole warp gathers the arguments of its 32
+// lanes where they meet.
 #pragma once
 
 #include <memory>
@@ -8,9 +8,10 @@
 
 inline unsigned smem_address(const void* p) { return emu::shared_address(p); }
 
-// ---- cp.async ------------------------------------------------------------------------------------------------------
-// The source is read at issue. The destination is undefined from issue to wait, so it is poisoned at issue and written at
-// the wait: that shows both a missing wait and a copy that starts while others still read the buffer.
+// ---- cp.async -----------------------------------------------------------------------------------
+// The source is read at issue. The destination is undefined from issue to wait, so it is poisoned
+// at issue and written at the wait: that shows both a missing wait and a copy that starts while
+// others still read the buffer.
 namespace emu {
 struct Quiet {
   Quiet() { block->quiet = true; }
@@ -56,8 +57,9 @@ void cp_async_wait() {
   emu::land_copies(*emu::block->cur, N);
 }
 
-// ---- ldmatrix ------------------------------------------------------------------------------------------------------
-// Lanes 8i..8i+7 give the row addresses of matrix i. Lane l receives elements 2(l%4), +1 of row l/4; with .trans, of column l/4.
+// ---- ldmatrix -----------------------------------------------------------------------------------
+// Lanes 8i..8i+7 give the row addresses of matrix i. Lane l receives elements 2(l%4), +1 of row
+// l/4; with .trans, of column l/4.
 namespace emu {
 template <int N>
 void ldmatrix(const char* what, unsigned (&r)[N], const void* p, bool trans, Site site) {
@@ -99,8 +101,9 @@ inline void ldmatrix_x4_trans(unsigned (&r)[4], const void* p, EMU_SITE) {
   emu::ldmatrix("ldmatrix.x4.trans", r, p, true, site);
 }
 
-// ---- mma -----------------------------------------------------------------------------------------------------------
-// Fragment layouts of the PTX ISA, with g = lane / 4 and t = lane % 4. C and D: row g (+8 for d2, d3), columns 2t, 2t + 1.
+// ---- mma ----------------------------------------------------------------------------------------
+// Fragment layouts of the PTX ISA, with g = lane / 4 and t = lane % 4. C and D: row g (+8 for d2,
+// d3), columns 2t, 2t + 1.
 namespace emu {
 inline float from_f16(uint16_t v) { return static_cast<float>(std::bit_cast<_Float16>(v)); }
 inline float from_bf16(uint16_t v) { return std::bit_cast<float>(unsigned(v) << 16); }
