@@ -33,37 +33,26 @@ struct FirstFpropOperands {
   using B = typename Tile::template Share<Tile::kN, true>;
 
   const ConvParams& v;
+  const TileRow* rows;
+  const T *input, *weight;
+  int lane0;
   int r = 0, j0 = 0;  // of the step at hand
   A a;
   B b;
-  const T* image[A::kChunks];  // of the chunk's pixel, null beyond the last one
-  int h0[A::kChunks] = {}, w0[A::kChunks] = {};
-  const T* filter[B::kChunks];  // of the chunk's lane, null beyond the last one
 
   CONVEXT_DEVICE static int steps(const ConvParams& v) {
     return v.R * block_count(v.S * v.channels, Tile::kK);
   }
 
-  CONVEXT_DEVICE FirstFpropOperands(const ConvParams& params, const T* input, const T* weight, int,
-                                    std::int64_t pixel0, int lane0)
-      : v(params), a(input), b(weight) {
-    const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
-#pragma unroll
-    for (int i = 0; i < A::kChunks; ++i) {
-      const std::int64_t index = pixel0 + A::at(i);
-      image[i] = nullptr;
-      if (index >= pixels) continue;
-      const Pixel at = pixel_at(index, v.by_P, v.by_Q);
-      image[i] = input + at.n * v.input.n;
-      h0[i] = at.p * v.stride_h - v.pad_top;
-      w0[i] = at.q * v.stride_w - v.pad_left;
-    }
-#pragma unroll
-    for (int i = 0; i < B::kChunks; ++i) {
-      const int lane = lane0 + B::at(i);
-      filter[i] = lane < v.K ? weight + lane * v.weight.n : nullptr;
-    }
-  }
+  CONVEXT_DEVICE FirstFpropOperands(const ConvParams& params, const TileRow* tile_rows, const T* x,
+                                    const T* filters, int, int first_lane)
+      : v(params),
+        rows(tile_rows),
+        input(x),
+        weight(filters),
+        lane0(first_lane),
+        a(x),
+        b(filters) {}
 
   CONVEXT_DEVICE void next() {
     j0 += Tile::kK;
@@ -75,24 +64,26 @@ struct FirstFpropOperands {
   CONVEXT_DEVICE void load() {
 #pragma unroll
     for (int i = 0; i < A::kChunks; ++i) {
+      const TileRow row = rows[A::at(i)];
       const int h =
-          image[i] == nullptr ? -1 : source_index(v.padding_mode, h0[i] + r * v.dilation_h, v.H);
+          row.source < 0 ? -1 : source_index(v.padding_mode, row.h + r * v.dilation_h, v.H);
       Pack<T, Tile::kVector> chunk;
 #pragma unroll
       for (int e = 0; e < Tile::kVector; ++e) {
-        chunk.element[e] = row_element(v, image[i], h, w0[i], j0 + A::depth(i) + e);
+        chunk.element[e] = row_element(v, input + row.source, h, row.w, j0 + A::depth(i) + e);
       }
       a.set(i, chunk);
     }
 #pragma unroll
     for (int i = 0; i < B::kChunks; ++i) {
+      const int k = lane0 + B::at(i);
       Pack<T, Tile::kVector> chunk;
 #pragma unroll
       for (int e = 0; e < Tile::kVector; ++e) {
         const int j = j0 + B::depth(i) + e, s = few_quotient(j, v.channels);
-        const bool in = filter[i] != nullptr && s < v.S;
-        const std::int64_t at = r * v.weight.h + s * v.weight.w + (j - s * v.channels) * v.weight.c;
-        chunk.element[e] = in ? filter[i][at] : to_storage<T>(0);
+        const bool in = k < v.K && s < v.S;
+        const std::int64_t at = offset_of(v.weight, k, j - s * v.channels, r, s);
+        chunk.element[e] = in ? weight[at] : to_storage<T>(0);
       }
       b.set(i, chunk);
     }
@@ -110,7 +101,7 @@ struct FirstWgradOperands : WgradOperands<T, Tile> {
 
   CONVEXT_DEVICE FirstWgradOperands(const ConvParams& params, const T* grad, const T* x, int group,
                                     int row, int first_row, int first_lane, std::int64_t pixel0,
-                                    std::int64_t pixels)
+                                    int pixels)
       : Base(params, grad, x, group, 0, first_row, first_lane, pixel0, pixels) {
     this->r = row;
   }
@@ -120,7 +111,7 @@ struct FirstWgradOperands : WgradOperands<T, Tile> {
     const ConvParams& v = this->v;
 #pragma unroll
     for (int i = 0; i < B::kChunks; ++i) {
-      const Pixel at = this->b_pixel[i];
+      const Pixel at = this->pixel[i];
       const int h =
           B::depth(i) < this->left
               ? source_index(v.padding_mode,

@@ -34,17 +34,19 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const int group = take(&rest, v.groups);
   const std::int64_t pixel0 = static_cast<std::int64_t>(rest) * Tile::kM;
 
-  // Where the rows' results go, -1 beyond the last.
+  // What the rows read, and where their results go, -1 beyond the last.
+  SHARED_ARRAY(TileRow, rows, [Tile::kM]);
   SHARED_ARRAY(std::int64_t, row_offset, [Tile::kM]);
   for (int row = static_cast<int>(threadIdx.x); row < Tile::kM; row += Tile::kThreads) {
     const bool in = pixel0 + row < static_cast<std::int64_t>(v.N) * v.P * v.Q;
     const Pixel at = pixel_at(pixel0 + row, v.by_P, v.by_Q);
+    rows[row] = in ? fprop_row(v, at, group) : TileRow{-1, 0, 0};
     row_offset[row] = in ? offset_of(v.output, at.n, group * v.outputs, at.p, at.q) : -1;
   }
-  __syncthreads();  // the offsets are there
+  __syncthreads();  // the rows are there
 
   typename Tile::Sums sums;
-  Operands operands(v, input, weight, group, pixel0, lane0);
+  Operands operands(v, rows, input, weight, group, lane0);
   Tile::multiply(operands, Operands::steps(v), &sums);
 
   // Epilogue.
@@ -82,20 +84,22 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
       axis_class(residue_w, v.W, v.S, v.stride_w, v.pad_left, v.dilation_w, v.tap_step_w)};
   if (pixel0 >= v.N * pixels.in_image()) return;
 
-  // Where the rows' results go, -1 beyond the last.
+  // What the rows read, and where their results go, -1 beyond the last.
+  SHARED_ARRAY(TileRow, rows, [Tile::kM]);
   SHARED_ARRAY(std::int64_t, row_offset, [Tile::kM]);
   for (int row = static_cast<int>(threadIdx.x); row < Tile::kM; row += Tile::kThreads) {
     const bool in = pixel0 + row < v.N * pixels.in_image();
     const Pixel at = pixels.at(v, pixel0 + row);
+    rows[row] = in ? dgrad_row(v, pixels, at, group) : TileRow{-1, 0, 0};
     row_offset[row] =
         in ? offset_of(v.input, at.n, group * v.channels, pixels.rows.residue + at.p * v.stride_h,
                        pixels.columns.residue + at.q * v.stride_w)
            : -1;
   }
-  __syncthreads();  // the offsets are there
+  __syncthreads();  // the rows are there
 
   typename Tile::Sums sums;
-  DgradOperands<T, Tile> operands(v, pixels, grad_output, weight, group, pixel0, lane0);
+  DgradOperands<T, Tile> operands(v, pixels, rows, grad_output, weight, group, lane0);
   const int slices = block_count(v.outputs, Tile::kK);
   Tile::multiply(operands, pixels.rows.taps * pixels.columns.taps * slices, &sums);
 
@@ -121,11 +125,11 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const int group = take(&rest, v.groups);
   const std::int64_t split = rest, pixel0 = split * share;
   const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q - pixel0;
-  const std::int64_t count = pixels < share ? pixels : share;
+  const auto count = static_cast<int>(pixels < share ? pixels : share);
 
   typename Tile::Sums sums;
   Operands operands(v, grad_output, input, group, tap, row0, lane0, pixel0, count);
-  Tile::multiply(operands, static_cast<int>(ceil_div(count, Tile::kK)), &sums);
+  Tile::multiply(operands, block_count(count, Tile::kK), &sums);
 
   // Epilogue.
   using Value = Compute<T>;

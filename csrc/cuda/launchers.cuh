@@ -502,7 +502,7 @@ using SimtF32Small = SimtTile<float, 4, 4, 16, Ragged>;
 template <bool Ragged>
 using SimtF64 = SimtTile<double, 4, 4, 8, Ragged>;
 template <bool Ragged>
-using SimtBf16 = SimtTile<__nv_bfloat16, 8, 8, 8, Ragged>;
+using SimtBf16 = SimtTile<__nv_bfloat16, 4, 4, 16, Ragged>;
 template <bool Ragged>
 using MmaF16 = MmaTile<__half, 4, 2, 2, 8, 4, Ragged>;
 template <bool Ragged>

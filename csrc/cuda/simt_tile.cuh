@@ -4,7 +4,7 @@
 // owns      CTA: kM x kN results; thread: Rows x Lanes of them, in vectors of 16 bytes that lie
 //           kSide vectors apart, so that a warp's threads read neighbouring ones.
 // budget    128 x 128 x 8 of float: 64 sums, 16 operands, 8 elements on their way to shared memory:
-//           under 128 registers, two CTAs an SM; shared 2 * 8 * (132 + 132) * 4 = 16.5 KiB.
+//           128 registers, two CTAs an SM; shared 2 * 8 * (132 + 132) * 4 = 16.5 KiB.
 //           64 x 64 x 8 of double: 32 registers of sums; shared 2 * 8 * (66 + 66) * 8 = 16.5 KiB.
 // needs     operands.cuh's shares. Not Ragged: chunks are whole vectors, aligned to their size.
 // bound by  FMA: Rows * Lanes of them for Rows + Lanes loads from shared memory.
