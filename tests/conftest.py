@@ -20,7 +20,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Prints what tests have to tell besides that they passed: their property ``told``."""
     reports = terminalreporter.getreports("passed")
-    lines = [value for report in reports for name, value in report.user_properties if name == "told"]
+    lines = [
+        value for report in reports for name, value in report.user_properties if name == "told"
+    ]
     if lines:
         terminalreporter.section("told by tests")
     for line in lines:

@@ -146,7 +146,8 @@ def test_info(capsys):
 
 @pytest.mark.parametrize("cuda", [True, False])
 def test_info_says_loudly_whether_there_are_cuda_kernels(cuda, monkeypatch, capsys):
-    build = _C.build_info() | {"cuda": cuda}
+    report = "built with nvcc 13.0" if cuda else "not built (nvcc was not found)"
+    build = _C.build_info() | {"cuda": cuda, "cuda_report": report}
     monkeypatch.setattr(_C, "build_info", lambda: build)
     assert main(["info"]) == 0
     line = next(

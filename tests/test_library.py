@@ -50,6 +50,19 @@ def test_a_broken_library_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         _library.load([str(tmp_path)])
 
 
+def test_what_is_missing_for_cuda_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_library, "find_library", lambda path: tmp_path / "libconvext_ops.so")
+    assert _library.load_cuda([]) == "not built"
+    broken = tmp_path / "libconvext_cuda.so"
+    broken.write_bytes(b"no library")
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert _library.load_cuda([]) == (
+        f"built, but not loaded: torch {torch.__version__} is a build without CUDA"
+    )
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    assert _library.load_cuda([]).startswith("built, but libconvext_cuda.so could not be loaded")
+
+
 def test_version_is_the_packages() -> None:
     assert convext.__version__ == importlib.metadata.version("convext")
 

@@ -2,16 +2,12 @@
 // the table.
 #pragma once
 
-#include <stdexcept>
-
 #include "bgrad.cuh"
-#include "complex.cuh"
 #include "depthwise.cuh"
 #include "first_layer.cuh"
 #include "grouped.cuh"
 #include "implicit_gemm.cuh"
 #include "ladder.h"
-#include "layout.cuh"
 #include "mma_tile.cuh"
 #include "naive.cuh"
 #include "simt_tile.cuh"
@@ -42,14 +38,6 @@ struct Named<__nv_bfloat16> {
   static constexpr const char* name = "bf16";
 };
 
-dim3 grid_of(std::int64_t blocks) {
-  if (blocks > 0x7fffffff) {
-    throw std::runtime_error("convext: the problem needs " + std::to_string(blocks) +
-                             " thread blocks, a grid has at most 2147483647");
-  }
-  return dim3(static_cast<unsigned>(blocks));
-}
-
 std::int64_t no_workspace(const ConvParams&) { return 0; }
 bool anything(const ConvParams&, std::string*) { return true; }
 
@@ -58,7 +46,7 @@ bool anything(const ConvParams&, std::string*) { return true; }
 template <class T>
 void run_fprop_naive(const ConvParams& v, const Operands& o, void* stream) {
   const std::int64_t outputs = static_cast<std::int64_t>(v.N) * v.P * v.Q * v.K;
-  launch(&fprop_naive<T>, grid_of(ceil_div(outputs, kNaiveThreads)), kNaiveThreads, 0,
+  launch(&fprop_naive<T>, ceil_div(outputs, kNaiveThreads), kNaiveThreads, 0,
          static_cast<cudaStream_t>(stream), v, static_cast<const T*>(o.input),
          static_cast<const T*>(o.weight), static_cast<const T*>(o.bias), static_cast<T*>(o.result));
 }
@@ -67,7 +55,7 @@ template <class T>
 void start_dgrad_naive(const ConvParams& v, const Part& part, const Operands& o, void* stream) {
   const std::int64_t inputs =
       static_cast<std::int64_t>(v.N) * part.rows.by_count.d * part.columns.by_count.d * v.C;
-  launch(&dgrad_naive<T>, grid_of(ceil_div(inputs, kNaiveThreads)), kNaiveThreads, 0,
+  launch(&dgrad_naive<T>, ceil_div(inputs, kNaiveThreads), kNaiveThreads, 0,
          static_cast<cudaStream_t>(stream), v, part, static_cast<const T*>(o.output),
          static_cast<const T*>(o.weight), static_cast<T*>(o.result));
 }
@@ -108,14 +96,14 @@ void run_dgrad_border(const ConvParams& v, const Operands& o, void* stream) {
 template <class T>
 void run_wgrad_naive(const ConvParams& v, const Operands& o, void* stream) {
   const std::int64_t weights = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
-  launch(&wgrad_naive<T>, grid_of(ceil_div(weights, kNaiveThreads)), kNaiveThreads, 0,
+  launch(&wgrad_naive<T>, ceil_div(weights, kNaiveThreads), kNaiveThreads, 0,
          static_cast<cudaStream_t>(stream), v, static_cast<const T*>(o.output),
          static_cast<const T*>(o.input), static_cast<T*>(o.result));
 }
 
 template <class T>
 void run_bgrad_naive(const ConvParams& v, const Operands& o, void* stream) {
-  launch(&bgrad_naive<T>, grid_of(ceil_div(v.K, kNaiveThreads)), kNaiveThreads, 0,
+  launch(&bgrad_naive<T>, ceil_div(v.K, kNaiveThreads), kNaiveThreads, 0,
          static_cast<cudaStream_t>(stream), v, static_cast<const T*>(o.output),
          static_cast<T*>(o.result));
 }
@@ -145,16 +133,16 @@ template <class Tile, class... Parameters, class... Arguments>
 void launch_tile(void (*kernel)(Parameters...), std::int64_t blocks, void* stream,
                  Arguments... arguments) {
   allow_shared(kernel, Tile::kSharedBytes);
-  launch(kernel, grid_of(blocks), Tile::kThreads, Tile::kSharedBytes,
-         static_cast<cudaStream_t>(stream), arguments...);
+  launch(kernel, blocks, Tile::kThreads, Tile::kSharedBytes, static_cast<cudaStream_t>(stream),
+         arguments...);
 }
 
 // The splits' sums in the workspace to the gradient of the weight.
 template <class T>
 void run_sum_splits(const ConvParams& v, int splits, const Operands& o, void* stream) {
   const std::int64_t weights = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
-  launch(&sum_splits<T>, grid_of(ceil_div(weights, 256)), 256, 0, static_cast<cudaStream_t>(stream),
-         v, splits, static_cast<const Compute<T>*>(o.workspace), static_cast<T*>(o.result));
+  launch(&sum_splits<T>, ceil_div(weights, 256), 256, 0, static_cast<cudaStream_t>(stream), v,
+         splits, static_cast<const Compute<T>*>(o.workspace), static_cast<T*>(o.result));
 }
 
 // Tile is a template of whether chunks may be ragged.
@@ -370,7 +358,7 @@ struct Depthwise {
   static void start(void (*kernel)(Parameters...), std::int64_t shared_bytes, std::int64_t blocks,
                     void* stream, Arguments... arguments) {
     allow_shared(kernel, static_cast<std::size_t>(shared_bytes));
-    launch(kernel, grid_of(blocks), Tile::kThreads, static_cast<std::size_t>(shared_bytes),
+    launch(kernel, blocks, Tile::kThreads, static_cast<std::size_t>(shared_bytes),
            static_cast<cudaStream_t>(stream), arguments...);
   }
 };
@@ -467,7 +455,7 @@ struct Grouped {
   static void start(void (*kernel)(Parameters...), std::int64_t shared_bytes, std::int64_t blocks,
                     void* stream, Arguments... arguments) {
     allow_shared(kernel, static_cast<std::size_t>(shared_bytes));
-    launch(kernel, grid_of(blocks), Tile::kThreads, static_cast<std::size_t>(shared_bytes),
+    launch(kernel, blocks, Tile::kThreads, static_cast<std::size_t>(shared_bytes),
            static_cast<cudaStream_t>(stream), arguments...);
   }
 };
@@ -488,9 +476,9 @@ void run_bgrad(const ConvParams& v, const Operands& o, void* stream) {
   const std::int64_t blocks = splits.count * (planes ? v.K : ceil_div(v.K, kBgradChannels));
   const auto on = static_cast<cudaStream_t>(stream);
   auto* sums = static_cast<Compute<T>*>(o.workspace);
-  launch(planes ? &bgrad_planes<T> : &bgrad_channels<T>, grid_of(blocks), kBgradThreads, 0, on, v,
+  launch(planes ? &bgrad_planes<T> : &bgrad_channels<T>, blocks, kBgradThreads, 0, on, v,
          splits.size, static_cast<const T*>(o.output), sums);
-  launch(&sum_chunks<T>, grid_of(ceil_div(v.K, 256)), 256, 0, on, static_cast<std::int64_t>(v.K),
+  launch(&sum_chunks<T>, ceil_div(v.K, 256), 256, 0, on, static_cast<std::int64_t>(v.K),
          splits.count, static_cast<const Compute<T>*>(sums), std::int64_t{1},
          static_cast<T*>(o.result));
 }
@@ -598,62 +586,5 @@ void add_first_layer(const char* algorithm, int least_capability, bool rounds_to
 }
 
 }  // namespace
-
-void run_copy_layout(std::int64_t element_bytes, const std::int64_t (&size)[4], const void* from,
-                     const Strides& from_strides, void* to, const Strides& to_strides,
-                     void* stream) {
-  const std::int64_t pixels = size[2] * size[3];
-  const std::int64_t blocks =
-      ceil_div(size[1], kLayoutTile) * ceil_div(pixels, kLayoutTile) * size[0];
-  const auto start = [&](auto element) {
-    using T = decltype(element);
-    launch(&copy_layout<T>, grid_of(blocks), kLayoutTile * kLayoutRows, 0,
-           static_cast<cudaStream_t>(stream), static_cast<int>(size[1]), pixels,
-           Divisor(static_cast<int>(size[3])), static_cast<const T*>(from), from_strides,
-           static_cast<T*>(to), to_strides);
-  };
-  switch (element_bytes) {  // values are moved, not looked at
-    case 2: start(std::uint16_t{}); break;
-    case 4: start(std::uint32_t{}); break;
-    case 8: start(std::uint64_t{}); break;
-    default: start(uint4{}); break;
-  }
-}
-
-namespace {
-
-template <class F>
-void with_element(DType dtype, F&& f) {
-  switch (dtype) {
-    case DType::kFloat64: return f(double{});
-    case DType::kFloat16: return f(__half{});
-    case DType::kBFloat16: return f(__nv_bfloat16{});
-    default: return f(float{});
-  }
-}
-
-}  // namespace
-
-void run_expand_complex_weight(DType dtype, const ConvParams& v, const void* weight, void* expanded,
-                               void* stream) {
-  const std::int64_t elements = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
-  with_element(dtype, [&](auto element) {
-    using T = decltype(element);
-    launch(&expand_complex_weight<T>, grid_of(ceil_div(elements, kComplexThreads)), kComplexThreads,
-           0, static_cast<cudaStream_t>(stream), v, static_cast<const T*>(weight),
-           static_cast<T*>(expanded));
-  });
-}
-
-void run_fold_complex_gradient(DType dtype, const ConvParams& v, const void* expanded,
-                               void* gradient, void* stream) {
-  const std::int64_t elements = static_cast<std::int64_t>(v.K / 2) * v.R * v.S * (v.channels / 2);
-  with_element(dtype, [&](auto element) {
-    using T = decltype(element);
-    launch(&fold_complex_gradient<T>, grid_of(ceil_div(elements, kComplexThreads)), kComplexThreads,
-           0, static_cast<cudaStream_t>(stream), v, static_cast<const T*>(expanded),
-           static_cast<T*>(gradient));
-  });
-}
 
 }  // namespace convext::cuda

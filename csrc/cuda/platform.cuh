@@ -59,11 +59,16 @@ void allow_shared(void (*kernel)(Parameters...), std::size_t bytes) {
 #endif
 }
 
-// kernel<<<grid, threads, shared bytes, stream>>>(arguments...). Throws std::runtime_error with
-// what CUDA said.
+// kernel<<<blocks, threads, shared bytes, stream>>>(arguments...). Throws std::runtime_error for more
+// blocks than a grid may have, and with what CUDA said.
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), dim3 grid, unsigned threads, std::size_t shared_bytes,
-            cudaStream_t stream, Arguments... arguments) {
+void launch(void (*kernel)(Parameters...), std::int64_t blocks, unsigned threads,
+            std::size_t shared_bytes, cudaStream_t stream, Arguments... arguments) {
+  if (blocks > 0x7fffffff) {
+    throw std::runtime_error("convext: the problem needs " + std::to_string(blocks) +
+                             " thread blocks, a grid has at most 2147483647");
+  }
+  const dim3 grid(static_cast<unsigned>(blocks));
 #if defined(__CUDACC__)
   kernel<<<grid, threads, shared_bytes, stream>>>(static_cast<Parameters>(arguments)...);
   check(cudaGetLastError());

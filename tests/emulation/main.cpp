@@ -1,14 +1,13 @@
 // Runs every rung of the CUDA ladder on random small problems, in several orders of its threads,
 // and compares with the reference to the bit.
 //
-//     usage: convext_emulation [problems a rung] [seed] [part of a rung's name] [orders]
+//     usage: convext_emulation [problems a rung] [seed] [part of a rung's name] [orders] [stop]
 //
-// Exit code 0 if all results were right and nothing was done that CUDA leaves undefined.
+// With a fifth argument it ends at the first failure. Exit code 0 if all results were right and nothing was done that CUDA leaves undefined.
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <map>
 #include <string>
 
 #include "cuda/ladder.h"
@@ -239,7 +238,8 @@ long test_helper(const char* name, Run&& run_one, int problems, unsigned seed, i
   return failures > 0 ? 1 : 0;
 }
 
-int test_ladder(int problems, unsigned seed, const std::string& filter, int orders) {
+// Each rung up to the first problem that it gets wrong; if `stop`, no further rung then.
+int test_ladder(int problems, unsigned seed, const std::string& filter, int orders, bool stop) {
   long pairs = 0, failures = 0;
   const std::pair<std::string, void (*)(std::mt19937*, int)> helpers[] = {
       {"copy_layout", &run_copy}, {"complex_weights", &run_complex}};
@@ -247,12 +247,12 @@ int test_ladder(int problems, unsigned seed, const std::string& filter, int orde
     if (name.find(filter) == std::string::npos) continue;
     failures += test_helper(name.c_str(), run_one, problems, seed, orders);
     pairs += problems;
+    if (stop && failures > 0) return 1;
   }
   for (const Rung& rung : convext::cuda::ladder()) {
     if (rung.name.find(filter) == std::string::npos) continue;
     std::mt19937 random(seed);
-    std::map<std::string, int> failed;
-    std::string example;
+    std::string failure;
     const std::string algorithm = rung.algorithm;
     Wanted wanted;
     wanted.tile = {rung.tile_m, rung.tile_n, rung.tile_k};
@@ -262,16 +262,16 @@ int test_ladder(int problems, unsigned seed, const std::string& filter, int orde
                                                                    : Groups::kAny;
     wanted.channels_last = rung.channels_last;
     const auto start = std::chrono::steady_clock::now();
-    for (int number = 0; number < problems; ++number) {
+    for (int number = 0; number < problems && failure.empty(); ++number) {
       const Case made = make_case(&random, rung.pass, rung.dtype, wanted, number);
-      for (int i = 0; i < orders; ++i) {
+      for (int i = 0; i < orders && failure.empty(); ++i) {
         emu::config.order = kOrders[i].order;
         emu::config.seed = kOrders[i].seed + static_cast<std::uint64_t>(number);
         try {
           run(rung, made, number % 2 == 0);
         } catch (const emu::Error& error) {
-          ++failed[kOrders[i].name];
-          if (example.empty()) example = convext::to_string(made.problem) + ": " + error.what();
+          failure = std::string(kOrders[i].name) + " order, " + convext::to_string(made.problem) +
+                    ": " + error.what();
         }
       }
       ++pairs;
@@ -279,13 +279,9 @@ int test_ladder(int problems, unsigned seed, const std::string& filter, int orde
     const double seconds =
         std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     std::printf("%-36s %4d problems %6.2f s  ", rung.name.c_str(), problems, seconds);
-    if (failed.empty()) {
-      std::printf("right\n");
-    } else {
-      ++failures;
-      for (const auto& [order, count] : failed) std::printf("%s: %d wrong  ", order.c_str(), count);
-      std::printf("\n    %s\n", example.c_str());
-    }
+    std::printf(failure.empty() ? "right\n" : "WRONG\n    %s\n", failure.c_str());
+    failures += failure.empty() ? 0 : 1;
+    if (stop && failures > 0) break;
   }
   std::printf("%ld (kernel, problem) pairs%s, %d orders, %ld kernels failed\n", pairs,
               emu::instrumented ? ", every access checked" : "", orders, failures);
@@ -301,9 +297,10 @@ int main(int argc, char** argv) {
   const std::string filter = argc > 3 ? argv[3] : "";
   const int orders = argc > 4 ? std::atoi(argv[4]) : 4;
   if (problems < 1 || orders < 1 || orders > 4) {
-    std::fprintf(stderr, "usage: %s [problems a rung] [seed] [part of a rung's name] [orders]\n",
+    std::fprintf(stderr,
+                 "usage: %s [problems a rung] [seed] [part of a rung's name] [orders] [stop]\n",
                  argv[0]);
     return 2;
   }
-  return convext_tests::test_ladder(problems, seed, filter, orders);
+  return convext_tests::test_ladder(problems, seed, filter, orders, argc > 5);
 }

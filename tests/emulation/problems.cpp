@@ -44,17 +44,24 @@ ConvProblem make_problem(std::mt19937* random, DType dtype, const Wanted& wanted
     if (tile.k > 0 && number % 5 == 4) channels = around(random, tile.k);
     if (depthwise) channels = 1, outputs = number % 3 == 0 ? pick(random, 2, 3) : 1;
     if (first) channels = pick(random, 1, 4);
+    // Kernels of more columns than are taken at once, and pixels that are summed in several shares.
+    const bool wide_kernel = number % 7 == 3, many_pixels = number % 8 == 7;
+    if (many_pixels && !depthwise && !first)
+      channels = pick(random, 1, 5), outputs = pick(random, 1, 9);
     if (grouped && (channels > 32 || outputs > 32)) continue;
     const bool large = groups > 1 && channels * outputs > 1000;
     if (large) continue;
-    const int most = 5 + number % 4 * 3;
-    const int h = pick(random, 1, most), w = pick(random, 1, most);
-    a.input_size = {pick(random, 1, 3), groups * channels, h, w};
-    a.weight_size = {groups * outputs, channels, pick(random, 1, 4), pick(random, 1, 4)};
+    const int least = many_pixels ? 13 : 1, most = many_pixels ? 19 : 5 + number % 4 * 3;
+    const int h = pick(random, least, most), w = pick(random, least, most);
+    const int r = pick(random, 1, wide_kernel ? 2 : 4);
+    const int s = wide_kernel ? pick(random, 5, 11) : pick(random, 1, 4);
+    a.input_size = {pick(random, many_pixels ? 2 : 1, 3), groups * channels, h, w};
+    a.weight_size = {groups * outputs, channels, r, s};
     // Such kernels stage a group's weights: of float64, this many fit.
     const std::int64_t staged = std::max(channels, outputs) * a.weight_size[2] * a.weight_size[3];
     if (grouped && staged > 256) continue;
-    a.stride = {pick(random, 1, 3), pick(random, 1, 3)};
+    const int stride = many_pixels ? 1 : 3;
+    a.stride = {pick(random, 1, stride), pick(random, 1, stride)};
     a.padding = {pick(random, 0, 3), pick(random, 0, 3), pick(random, 0, 3), pick(random, 0, 3)};
     a.dilation = {pick(random, 1, 3), pick(random, 1, 3)};
     a.groups = groups;

@@ -1,0 +1,2 @@
+// Copies, compiled by nvcc for every architecture.
+#include "copies.cuh"

@@ -1,0 +1,2 @@
+// Copies as the emulation runs them.
+#include "cuda/copies.cuh"
