@@ -21,6 +21,7 @@ struct CudaKernel {
   int tile_m, tile_n, tile_k;  // of a CTA; 0 where there is none
   int least_capability;        // 10 * major + minor
   bool channels_last;          // wants channels that are adjacent in memory
+  bool rounds_to_tf32;         // float32 operands
 };
 
 // A GPU as plans see it.
@@ -32,7 +33,7 @@ struct CudaTarget {
 
 struct CudaChoice {
   CudaKernel kernel;
-  std::int64_t workspace_bytes = 0;  // partial sums, and copies of tensors in another layout
+  std::int64_t workspace_bytes = 0;  // partial sums; copies of tensors come on top
   std::string reason;
   std::vector<std::pair<std::string, std::string>> refused;  // kernel, why
 };

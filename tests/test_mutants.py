@@ -210,6 +210,10 @@ MUTANTS = [
     Mutant("layout.cuh", "c0 + c < channels &&", "", "copies", 1),
     Mutant("launchers.cuh", "most + 1 < extent ? most + 1 : extent", "most", "simt"),
     Mutant("launchers.cuh", "channels % vector == 0 && s.n", "s.n", "simt"),
+    Mutant("launchers.cuh", "s.w % vector == 0 &&", "", "grouped"),
+    Mutant("launchers.cuh", "s.n % vector == 0 && s.h % vector == 0 && s.w % vector", "0", "mma"),
+    Mutant("launchers.cuh", "reinterpret_cast<std::uintptr_t>(data)", "0", "simt"),
+    Mutant("params.cpp", "n > 1 ? s[0] : 0", "0", "simt"),
     Mutant(
         "launchers.cuh",
         "v.groups * ceil_div(pixels, Any::kM)",
@@ -316,7 +320,7 @@ def test_bugs_are_planted_in_every_kernel() -> None:
     assert len(set(MUTANTS)) == len(MUTANTS) >= 40
     kernels = {file.name for file in KERNELS.glob("*.cuh")}
     # Tables, declarations, and what stands for the machine.
-    kernels -= {"ladder.cuh", "platform.cuh", "ptx.cuh"}
+    kernels -= {"copies.cuh", "ladder.cuh", "platform.cuh", "ptx.cuh"}
     assert kernels <= {mutant.file for mutant in MUTANTS}
 
 

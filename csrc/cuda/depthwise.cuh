@@ -77,8 +77,7 @@ __global__ void __launch_bounds__(DepthwiseTile::kThreads, DepthwiseTile::kBlock
         const int w = source_index(
             v.padding_mode, virtual_index(q0 + i, s, v.stride_w, v.pad_left, v.dilation_w), v.W);
         if (w < 0 || q0 + i >= v.Q) continue;
-        const auto x =
-            *reinterpret_cast<const Pack<T, Vec>*>(image + h * v.input.h + w * v.input.w);
+        const auto x = load_pack<Vec>(image + h * v.input.h + w * v.input.w);
 #pragma unroll
         for (int e = 0; e < Vec; ++e) sum[i][e] += to_compute(x.element[e]) * tap[e];
       }
@@ -134,8 +133,8 @@ __global__ void __launch_bounds__(DepthwiseTile::kThreads, DepthwiseTile::kBlock
         for (int m = 0; m < multiplier; ++m) {
           const Compute<T>* tap =
               taps + (r * v.S + s) * kChannels * multiplier + lane * multiplier + m;
-          const auto g = *reinterpret_cast<const Pack<T, Vec>*>(
-              image + p * v.output.h + q * v.output.w + c * multiplier + m);
+          const auto g =
+              load_pack<Vec>(image + p * v.output.h + q * v.output.w + c * multiplier + m);
 #pragma unroll
           for (int e = 0; e < Vec; ++e) sum[i][e] += to_compute(g.element[e]) * tap[e];
         }
@@ -183,14 +182,14 @@ __global__ void __launch_bounds__(DepthwiseTile::kThreads, DepthwiseTile::kBlock
       const T* x_row = input + offset_of(v.input, n, k / v.outputs, h, 0);
       const T* g_row = grad_output + offset_of(v.output, n, k, p, 0);
       for (int q = 0; q < v.Q; ++q) {
-        const auto g = *reinterpret_cast<const Pack<T, Vec>*>(g_row + q * v.output.w);
+        const auto g = load_pack<Vec>(g_row + q * v.output.w);
 #pragma unroll
         for (int t = 0; t < kTaps; ++t) {
           if (s0 + t >= v.S) break;
           const int w = source_index(
               v.padding_mode, virtual_index(q, s0 + t, v.stride_w, v.pad_left, v.dilation_w), v.W);
           if (w < 0) continue;
-          const auto x = *reinterpret_cast<const Pack<T, Vec>*>(x_row + w * v.input.w);
+          const auto x = load_pack<Vec>(x_row + w * v.input.w);
 #pragma unroll
           for (int e = 0; e < Vec; ++e) {
             sum[t][e] += to_compute(g.element[e]) * to_compute(x.element[e]);

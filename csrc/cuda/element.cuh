@@ -48,6 +48,12 @@ struct alignas(sizeof(T) * N) Pack {
   T element[N];
 };
 
+template <int N, class T>
+CONVEXT_DEVICE Pack<T, N> load_pack(const T* from) {
+  expect_aligned(from, sizeof(Pack<T, N>));
+  return *reinterpret_cast<const Pack<T, N>*>(from);
+}
+
 // As many of `values` as there are lanes left, to adjacent elements. Not Ragged: all or none, and
 // aligned.
 template <bool Ragged, class T, class Value, int N>
@@ -61,6 +67,7 @@ CONVEXT_DEVICE void store_lanes(T* to, const Pack<Value, N>& values, int left) {
       if (e < left) to[e] = out.element[e];
     }
   } else if (left > 0) {
+    expect_aligned(to, sizeof out);
     *reinterpret_cast<Pack<T, N>*>(to) = out;
   }
 }

@@ -62,7 +62,7 @@ CONVEXT_DEVICE void add_tap(const T* const (&pixel)[Columns], int depth, const C
 #pragma unroll
     for (int i = 0; i < Columns; ++i) {
       if (pixel[i] == nullptr) continue;
-      const auto x = *reinterpret_cast<const Pack<T, Vec>*>(pixel[i] + d);
+      const auto x = load_pack<Vec>(pixel[i] + d);
 #pragma unroll
       for (int e = 0; e < Vec; ++e) sum[i] += to_compute(x.element[e]) * w[e];
     }
@@ -199,7 +199,7 @@ __global__ void __launch_bounds__(GroupedTile::kThreads, GroupedTile::kBlocks)
           const int w = source_index(
               v.padding_mode, virtual_index(q, s0 + t, v.stride_w, v.pad_left, v.dilation_w), v.W);
           if (w < 0) continue;
-          const auto x = *reinterpret_cast<const Pack<T, Vec>*>(x_row + w * v.input.w);
+          const auto x = load_pack<Vec>(x_row + w * v.input.w);
 #pragma unroll
           for (int e = 0; e < Vec; ++e) sum[t][e] += g * to_compute(x.element[e]);
         }

@@ -78,7 +78,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocks)
   const int group = take(&rest, v.groups);
   const auto pixel_blocks = static_cast<int>(dgrad_pixel_blocks(v, Tile::kM));
   const std::int64_t pixel0 = static_cast<std::int64_t>(take(&rest, pixel_blocks)) * Tile::kM;
-  const int residue_w = take(&rest, v.stride_w), residue_h = static_cast<int>(rest);
+  const int residue_w = take(&rest, residues(v.stride_w, v.W)), residue_h = static_cast<int>(rest);
   const ClassPixels pixels{
       axis_class(residue_h, v.H, v.R, v.stride_h, v.pad_top, v.dilation_h, v.tap_step_h),
       axis_class(residue_w, v.W, v.S, v.stride_w, v.pad_left, v.dilation_w, v.tap_step_w)};

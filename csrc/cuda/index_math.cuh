@@ -71,6 +71,11 @@ struct AxisClass {
   int first_output;
 };
 
+// Classes that have an input index.
+CONVEXT_HOST_DEVICE int residues(int stride, int extent) {
+  return stride < extent ? stride : extent;
+}
+
 CONVEXT_HOST_DEVICE AxisClass axis_class(int residue, int extent, int taps, int stride, int pad,
                                          int dilation, int tap_step) {
   AxisClass axis{};

@@ -70,7 +70,7 @@ struct Shares {
   std::int64_t size;
 };
 
-// About `parts` of them, none empty; `whole` and `parts` are positive.
+// About `parts` of them, none empty but of an empty whole; `parts` is positive.
 Shares cut(std::int64_t whole, std::int64_t parts);
 
 // Of an output's pixels, which wgrad sums apart so that a device has enough to do: by shape alone.

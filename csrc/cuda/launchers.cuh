@@ -169,7 +169,7 @@ struct Gemm {
   static void start_dgrad(const ConvParams& v, const Operands& o, void* stream) {
     launch_tile<Chosen>(&dgrad_gemm<T, Chosen>,
                         ceil_div(v.channels, Any::kN) * v.groups * dgrad_pixel_blocks(v, Any::kM) *
-                            v.stride_h * v.stride_w,
+                            residues(v.stride_h, v.H) * residues(v.stride_w, v.W),
                         stream, v, static_cast<const T*>(o.output), static_cast<const T*>(o.weight),
                         static_cast<T*>(o.result));
   }
@@ -492,11 +492,11 @@ using SimtF64 = SimtTile<double, 4, 4, 8, Ragged>;
 template <bool Ragged>
 using SimtBf16 = SimtTile<__nv_bfloat16, 4, 4, 16, Ragged>;
 template <bool Ragged>
-using MmaF16 = MmaTile<__half, 4, 2, 2, 8, 4, Ragged>;
+using MmaF16 = MmaTile<__half, 4, 2, 2, 8, 3, Ragged>;
 template <bool Ragged>
-using MmaBf16 = MmaTile<__nv_bfloat16, 4, 2, 2, 8, 4, Ragged>;
+using MmaBf16 = MmaTile<__nv_bfloat16, 4, 2, 2, 8, 3, Ragged>;
 template <bool Ragged>
-using MmaTf32 = MmaTile<float, 4, 2, 2, 8, 4, Ragged>;
+using MmaTf32 = MmaTile<float, 4, 2, 2, 8, 3, Ragged>;
 template <bool Ragged>
 using MmaF64 = MmaTile<double, 2, 2, 2, 4, 4, Ragged>;
 template <bool Ragged>

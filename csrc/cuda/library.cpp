@@ -1,14 +1,16 @@
 // What this library tells the rest of convext when it is loaded (../cuda_library.h).
 #include "../cuda_library.h"
 
+#include <stdexcept>
+
 #include "plan_cuda.h"
 
 namespace convext::cuda {
 namespace {
 
 CudaKernel kernel_of(const Rung& rung) {
-  return {rung.name,   rung.pass,   rung.algorithm,        rung.dtype,        rung.tile_m,
-          rung.tile_n, rung.tile_k, rung.least_capability, rung.channels_last};
+  return {rung.name,   rung.pass,   rung.algorithm,        rung.dtype,         rung.tile_m,
+          rung.tile_n, rung.tile_k, rung.least_capability, rung.channels_last, rung.rounds_to_tf32};
 }
 
 std::vector<CudaKernel> all_kernels() {
@@ -19,6 +21,9 @@ std::vector<CudaKernel> all_kernels() {
 
 CudaChoice plan_of(const ConvProblem& problem, Pass pass, const CudaTarget& target,
                    const std::string& force, std::int64_t workspace_limit) {
+  if (problem.is_empty()) {
+    throw std::runtime_error("convext: the problem is empty: no kernel runs");
+  }
   const ConvParams params = channels_last_params(problem);
   const CudaPlan plan =
       plan_cuda(params, pass, problem.dtype, {target.compute_capability, target.multiprocessors},

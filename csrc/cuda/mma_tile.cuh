@@ -6,8 +6,9 @@
 // owns      CTA: kM x kN results; warp: Rows x 16 rows and Lanes x 8 lanes of them; a thread has
 //           what mma gives it: rows g, g + 8 and lanes 2t, 2t + 1 of each 16 x 8, with
 //           g = thread / 4 and t = thread % 4.
-// budget    128 x 128, 8 warps of 32 x 64: 64 sums, 8 + 16 registers of operands; shared 4 stages
-//           of (128 + 128) * 32 * 2 = 16 KiB: 64 KiB, so that three CTAs fit an SM of 228 KiB.
+// budget    128 x 128, 8 warps of 32 x 64: 64 sums, 8 + 16 registers of operands, under 255; shared
+//           3 stages of (128 + 128) * 32 * 2 = 16 KiB and 3 KiB of rows: within the 64 KiB that a
+//           CTA may have on sm_75.
 // needs     operands.cuh's shares. Not Ragged: chunks of 16 aligned bytes. bfloat16, TF32 and
 //           float64 need sm_80; float16 runs on sm_75 too, where copies are synchronous.
 // bound by  mma.sync, about two thirds of what Hopper's wgmma reaches; small tiles, by shared

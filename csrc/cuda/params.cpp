@@ -17,7 +17,10 @@ int narrow(std::int64_t value, const char* name) {
   return static_cast<int>(value);
 }
 
-Strides strides_of(const std::int64_t (&s)[4]) { return {s[0], s[1], s[2], s[3]}; }
+// A dimension of one index may have any stride: none, so that it does not look misaligned.
+Strides strides_of(const std::int64_t (&s)[4], int n, int h, int w) {
+  return {n > 1 ? s[0] : 0, s[1], h > 1 ? s[2] : 0, w > 1 ? s[3] : 0};
+}
 
 }  // namespace
 
@@ -48,9 +51,9 @@ ConvParams make_params(const ConvProblem& p, const std::int64_t (&input_strides)
   v.channels = static_cast<int>(p.channels_per_group());
   v.outputs = static_cast<int>(p.outputs_per_group());
   v.padding_mode = p.padding_mode;
-  v.input = strides_of(input_strides);
-  v.weight = strides_of(weight_strides);
-  v.output = strides_of(output_strides);
+  v.input = strides_of(input_strides, v.N, v.H, v.W);
+  v.weight = strides_of(weight_strides, v.K, v.R, v.S);
+  v.output = strides_of(output_strides, v.N, v.P, v.Q);
   v.by_C = Divisor(v.C);
   v.by_K = Divisor(v.K);
   v.by_channels = Divisor(v.channels);
@@ -81,6 +84,7 @@ ConvParams channels_last_params(const ConvProblem& p) {
 }
 
 Shares cut(std::int64_t whole, std::int64_t parts) {
+  if (whole == 0) return {1, 0};
   const std::int64_t size = (whole + parts - 1) / parts;
   return {static_cast<int>((whole + size - 1) / size), size};
 }
@@ -93,7 +97,11 @@ Shares split_pixels(const ConvParams& v, std::int64_t tiles) {
   const auto parts = [&](std::int64_t size) { return (pixels + size - 1) / size; };
   const std::int64_t wanted = (kBlocks + tiles - 1) / tiles;
   const std::int64_t most = parts(kFewestPixels), fewest = parts(kMostPixels);
-  return cut(pixels, wanted < fewest ? fewest : wanted > most ? most : wanted);
+  const std::int64_t count = wanted < fewest ? fewest : wanted > most ? most : wanted;
+  // Gigabytes of sums cost more than long sums err.
+  constexpr std::int64_t kMostSums = std::int64_t{1} << 29;
+  const std::int64_t room = kMostSums / (static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels);
+  return cut(pixels, count < room ? count : room > 1 ? room : 1);
 }
 
 }  // namespace convext::cuda

@@ -5,8 +5,13 @@
 namespace convext::cuda {
 namespace {
 
-// CTAs that a rung's grid has, of those that do anything.
-std::int64_t blocks_of(const Rung& rung, const ConvParams& v) {
+// CTAs of a rung's grid that do anything, and the length of their sums as far as it depends on the
+// tile.
+struct Work {
+  std::int64_t blocks = 1, depth = 1;
+};
+
+Work work_of(const Rung& rung, const ConvParams& v) {
   const auto parts = [](std::int64_t whole, std::int64_t part) {
     return (whole + part - 1) / part;
   };
@@ -14,28 +19,31 @@ std::int64_t blocks_of(const Rung& rung, const ConvParams& v) {
   const std::int64_t inputs = static_cast<std::int64_t>(v.N) * v.H * v.W;
   switch (rung.pass) {
     case Pass::kFprop:
-      return parts(outputs, rung.tile_m) * parts(v.outputs, rung.tile_n) * v.groups;
+      return {parts(outputs, rung.tile_m) * parts(v.outputs, rung.tile_n) * v.groups, 1};
     case Pass::kDgrad:
-      return parts(inputs, rung.tile_m) * parts(v.channels, rung.tile_n) * v.groups;
+      return {parts(inputs, rung.tile_m) * parts(v.channels, rung.tile_n) * v.groups, 1};
     case Pass::kWgrad: {
       const std::int64_t tiles =
           parts(v.outputs, rung.tile_m) * parts(v.channels, rung.tile_n) * v.R * v.S * v.groups;
-      return tiles * split_pixels(v, tiles).count;
+      const Shares splits = split_pixels(v, tiles);
+      return {tiles * splits.count, splits.size};
     }
-    case Pass::kBgrad: return 1;
+    case Pass::kBgrad: break;
   }
-  return 1;
+  return {};
 }
 
 // Rungs of one algorithm differ in their tile: the time of a tile's multiplications, in waves of
 // one CTA a multiprocessor. A smaller tile reads more for each multiplication.
 double cost_of(const Rung& rung, const ConvParams& v, const DeviceTraits& device) {
   if (rung.tile_m == 0) return 0;
-  const std::int64_t waves =
-      (blocks_of(rung, v) + device.multiprocessors - 1) / device.multiprocessors;
-  const double work = static_cast<double>(rung.tile_m) * rung.tile_n;
+  // How wgrad's sums are split depends on the tile, which then must not depend on the device.
+  const std::int64_t at_once = rung.pass == Pass::kWgrad ? 128 : device.multiprocessors;
+  const Work work = work_of(rung, v);
+  const std::int64_t waves = (work.blocks + at_once - 1) / at_once;
+  const double products = static_cast<double>(rung.tile_m) * rung.tile_n;
   const double traffic = 32.0 * (rung.tile_m + rung.tile_n);
-  return static_cast<double>(waves) * (work + traffic);
+  return static_cast<double>(waves) * (products + traffic) * static_cast<double>(work.depth);
 }
 
 bool is_named(const Rung& rung, const std::string& force) {

@@ -42,9 +42,20 @@ namespace convext::cuda {
 #if defined(__CUDACC__)
 inline void check(cudaError_t error) {
   if (error == cudaSuccess) return;
+  cudaGetLastError();  // told now, it must not be told again
   throw std::runtime_error(std::string("convext: CUDA: ") + cudaGetErrorString(error));
 }
 #endif
+
+// Of an access of so many bytes: the emulation looks.
+CONVEXT_DEVICE void expect_aligned(const void* at, std::size_t bytes) {
+#if !defined(__CUDACC__)
+  emu::expect_aligned(at, bytes);
+#else
+  (void)at;
+  (void)bytes;
+#endif
+}
 
 // Lets the kernel have more dynamic shared memory than the 48 KiB that any may.
 template <class... Parameters>

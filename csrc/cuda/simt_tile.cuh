@@ -57,7 +57,7 @@ struct SimtTile {
 
     CONVEXT_DEVICE void load(int i, const T* from, int count) {
       if (!Ragged && from != nullptr) {
-        chunk[i] = *reinterpret_cast<const Pack<T, kVector>*>(from);
+        chunk[i] = load_pack<kVector>(from);
         return;
       }
 #pragma unroll

@@ -117,6 +117,7 @@ py::dict as_dict(const convext::CudaKernel& kernel) {
   row["mr"] = kernel.tile_m;
   row["nr"] = kernel.tile_n;
   row["least_capability"] = kernel.least_capability;
+  row["rounds_to_tf32"] = kernel.rounds_to_tf32;
   return row;
 }
 

@@ -59,12 +59,7 @@ void run(const ConvProblem& problem, Pass pass, const ConvTensors& tensors, bool
 }
 
 struct Cpu {
-  static void check(const Tensor& tensor, const char* argument, const Tensor&) {
-    if (tensor.is_cpu()) return;
-    fail(std::string("convext: ") + argument +
-         " is on another device than the CPU tensors it is convolved with; move all of them to "
-         "one device");
-  }
+  static bool is_here(const Tensor& tensor, const Tensor&) { return tensor.is_cpu(); }
   static Tensor allocate(const Tensor&, const Size4& size, std::int32_t type, bool channels_last) {
     return allocate_advised(size, type, channels_last);
   }

@@ -1,16 +1,13 @@
 // The operators on CUDA: tensors -> problem -> plan -> rung, on torch's current stream, in torch's
 // memory, without waiting for the device.
 #include <cuda_runtime_api.h>
+#include <dlfcn.h>
 #include <torch/csrc/stable/accelerator.h>
 
 #include "../cuda/plan_cuda.h"
 #include "../cuda_library.h"
 #include "../plan/options.h"
 #include "conv_ops.h"
-
-// Of torch's CUDA build alone: weak, so that this library can be loaded into another torch too,
-// where its plans can be looked at.
-#pragma weak aoti_torch_get_current_cuda_stream
 
 namespace convext {
 namespace {
@@ -24,9 +21,26 @@ std::int32_t device_index(const Tensor& tensor) {
   return index;
 }
 
+// Of torch's CUDA build alone, and of a library that this one is not linked to, so that it can be
+// loaded into any torch (its plans can be looked at there). Python loads torch's libraries for
+// themselves: a name that is left open here would not be found in them.
+using StreamQuery = AOTITorchError (*)(std::int32_t, void**);
+
+StreamQuery find_stream_query() {
+  void* const library = dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_NOLOAD);
+  if (library == nullptr) return nullptr;
+  return reinterpret_cast<StreamQuery>(dlsym(library, "aoti_torch_get_current_cuda_stream"));
+}
+
 void* current_stream(std::int32_t device) {
+  static const StreamQuery query = find_stream_query();
+  if (query == nullptr) {
+    fail(
+        "convext: CUDA tensors need a torch whose libtorch_cuda.so is loaded and tells its current "
+        "stream; this one does not");
+  }
   void* stream = nullptr;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  STABLE_TORCH_ERROR_CODE_CHECK(query(device, &stream));
   return stream;
 }
 
@@ -115,11 +129,8 @@ struct Queue {
 };
 
 struct Cuda {
-  static void check(const Tensor& tensor, const char* argument, const Tensor& input) {
-    if (tensor.is_cuda() && input.is_cuda() && device_index(tensor) == device_index(input)) return;
-    fail(std::string("convext: ") + argument +
-         " is on another device than the tensors it is convolved with; move all of them to one "
-         "device");
+  static bool is_here(const Tensor& tensor, const Tensor& input) {
+    return tensor.is_cuda() && input.is_cuda() && device_index(tensor) == device_index(input);
   }
 
   static Tensor allocate(const Tensor& like, const Size4& size, std::int32_t type,
@@ -199,6 +210,10 @@ struct Cuda {
     real.C *= 2;
     real.K *= 2;
     Operand input(tensors.input, true), output(tensors.output, true), bias(tensors.bias, true);
+    // Before anything is copied: this refuses extents that kernels cannot count.
+    const std::int64_t (&complex_strides)[4] = tensors.weight.stride;
+    const cuda::ConvParams params = cuda::make_params(real, as_real(input.view).stride,
+                                                      complex_strides, as_real(output.view).stride);
     Operand* const result = pass == Pass::kFprop   ? &output
                             : pass == Pass::kDgrad ? &input
                             : pass == Pass::kBgrad ? &bias
@@ -212,8 +227,6 @@ struct Cuda {
     parts.output = as_real(output.view);
     parts.bias = as_real(bias.view);
 
-    const cuda::ConvParams params =
-        cuda::make_params(real, parts.input.stride, tensors.weight.stride, parts.output.stride);
     parts.weight.dtype = problem.dtype;
     const std::int64_t channels = real.channels_per_group();
     const std::int64_t size[4] = {real.K, channels, real.R, real.S};

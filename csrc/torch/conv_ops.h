@@ -2,7 +2,7 @@
 // are allocated, and passes run. Geometry is ConvProblem's, loops over data are the kernels'.
 //
 // A Device has
-//   check(tensor, argument, input)             throws if the tensor is not where `input` is
+//   is_here(tensor, input)                     whether the tensor is on the device, where `input` is
 //   allocate(like, size, type, channels_last)  a new tensor where `like` is
 //   allocate_vector(like, size, type)
 //   run(problem, pass, tensors, is_complex, result)
@@ -14,6 +14,13 @@ namespace convext {
 
 template <class Device>
 struct ConvOps {
+  static void check_device(const Tensor& tensor, const char* argument, const Tensor& input) {
+    if (Device::is_here(tensor, input)) return;
+    fail(std::string("convext: ") + argument +
+         " is on another device than the tensors it is convolved with; move all of them to one "
+         "device");
+  }
+
   // The forward pass of operands that have been checked; `bias` may be null.
   static Tensor forward(const ConvProblem& problem, const ElementType& type, const Tensor& input,
                         const Tensor& weight, const Tensor* bias) {
@@ -34,13 +41,13 @@ struct ConvOps {
 
   static Tensor conv2d(const Tensor& input, const Tensor& weight, const std::optional<Tensor>& bias,
                        const Lists& lists) {
-    Device::check(input, "input", input);
-    Device::check(weight, "weight", input);
+    check_device(input, "input", input);
+    check_device(weight, "weight", input);
     const ElementType type = element_type(input.scalar_type(), "input");
     const ElementType weight_type = element_type(weight.scalar_type(), "weight");
     const ConvProblem problem = problem_of(input, weight, lists, type.real);
     if (bias) {
-      Device::check(*bias, "bias", input);
+      check_device(*bias, "bias", input);
       check_bias(problem, sizes_of(weight), sizes_of(*bias));
       if (bias->scalar_type() != input.scalar_type()) {
         fail(std::string("Input type (") + type.name + ") and bias type (" +
@@ -113,9 +120,9 @@ struct ConvOps {
                                                const Tensor& weight,
                                                const GeometryOrLists& geometry,
                                                const std::array<bool, 3>& output_mask) {
-    Device::check(grad_output, "grad_output", input);
-    Device::check(input, "input", input);
-    Device::check(weight, "weight", input);
+    check_device(grad_output, "grad_output", input);
+    check_device(input, "input", input);
+    check_device(weight, "weight", input);
     const ElementType type = element_type(input.scalar_type(), "input");
     return backward(problem_of(input, weight, geometry, type.real), type, grad_output, input,
                     weight, output_mask);
@@ -146,7 +153,8 @@ struct ConvOps {
     const Tensor weight = to<Tensor>(stack[1]);
     const std::optional<Tensor> bias = to<std::optional<Tensor>>(stack[2]);
     const Geometry geometry = unpack_geometry(to<std::int64_t>(stack[3]));
-    if (!is_usual(input, weight, bias)) {
+    if (!is_usual(input, weight, bias) || !Device::is_here(weight, input) ||
+        (bias && !Device::is_here(*bias, input))) {
       stack[0] = from(Tensor());
       return;
     }

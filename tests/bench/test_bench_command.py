@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +50,25 @@ class TestCommand:
             assert one["bytes"] > 0
             assert one["table"] == "tiny"
         assert run["environment"]["peaks"] == {"1": PEAKS}
+
+    def test_sigterm_keeps_what_was_measured(
+        self, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        run_grid = cli.run_grid
+
+        def ended(*args: Any) -> Iterator[Any]:
+            yield next(iter(run_grid(*args)))
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+
+        monkeypatch.setattr(cli, "run_grid", ended)
+        out = tmp_path / "run.json"
+        words = ("--shapes", str(table), "--batch", "1", "--threads", "1", "--malloc", "default")
+        assert bench(*words, "--quick", "--out", str(out)) == 1
+        run = report.read_json(out)
+        assert run["complete"] is False
+        assert len(run["cells"]) == 1
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
     def test_plans_are_those_of_the_layout(self) -> None:
         shape = ConvShape("pointwise", 64, 56, 56, 64, 1, 1)

@@ -158,13 +158,18 @@ inline void* static_shared(const char* file, int line, size_t bytes, size_t alig
     if (s.line == line && s.bytes == bytes && !std::strcmp(s.file, file)) return b.smem + s.at;
   align = std::max<size_t>(align, 16);
   size_t at = (b.used + 64 + align - 1) / align * align;
-  if (at + bytes > shared_capacity) fail("more than 227 KiB of shared memory");
+  if (at + bytes > config.shared_limit)
+    fail(format("%zu bytes of shared memory, there are %zu", at + bytes, config.shared_limit));
   b.statics.push_back({file, line, at, bytes});
   b.used = at + bytes;
 #if defined(__SANITIZE_ADDRESS__)
   ASAN_UNPOISON_MEMORY_REGION(b.smem + at, bytes);
 #endif
   return b.smem + at;
+}
+inline void expect_aligned(const void* at, size_t bytes) {
+  if (reinterpret_cast<uintptr_t>(at) % bytes != 0)
+    fail(format("an access of %zu bytes is misaligned: %p", bytes, at));
 }
 inline unsigned char* dynamic_shared() { return reinterpret_cast<unsigned char*>(block->smem); }
 inline unsigned shared_address(const void* p) {
@@ -184,7 +189,7 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 threads, size_t smem, A... arg
   });
   unsigned n = threads.x * threads.y * threads.z;
   if (!n || n > 1024 || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535 ||
-      smem > shared_capacity)
+      smem > config.shared_limit)
     throw Error("launch: bad configuration");
   uint64_t total = uint64_t(grid.x) * grid.y * grid.z;
   std::atomic<uint64_t> next{0}, switches{0};

@@ -21,17 +21,35 @@ using convext::bytes_of;
 using convext::cuda::Rung;
 
 struct Storage {
-  Storage(DType dtype, const std::vector<double>& values, const std::vector<std::int64_t>& size,
-          bool channels_last, const char* name, bool at_end, bool fill)
-      : buffer(values.size() * static_cast<std::size_t>(bytes_of(dtype)), name, at_end),
-        dtype(dtype),
-        size(size) {
-    strides_of(size, channels_last, strides);
-    if (!fill) return;
+  Storage(const Case& made, const std::vector<double>& values,
+          const std::vector<std::int64_t>& size, bool channels_last, const char* name, bool at_end,
+          bool fill)
+      : dtype(made.problem.dtype),
+        size(size),
+        shift(made.shift),
+        buffer(bytes_within(made, channels_last), name, at_end) {
+    if (!fill) {
+      before.assign(buffer.data(), buffer.data() + buffer.size());
+      return;
+    }
     for_each([&](std::int64_t i, std::int64_t at) {
-      store(dtype, buffer.data(), at, values[static_cast<std::size_t>(i)]);
+      store(dtype, data(), at, values[static_cast<std::size_t>(i)]);
     });
     buffer.read_only();
+  }
+
+  char* data() const { return buffer.data() + shift * bytes_of(dtype); }
+
+  // That nothing was written between the elements, nor beside them. Throws emu::Error.
+  void verify() const {
+    buffer.verify();
+    std::vector<char> after(buffer.data(), buffer.data() + buffer.size());
+    const auto element = static_cast<std::size_t>(bytes_of(dtype));
+    for_each([&](std::int64_t, std::int64_t at) {
+      const std::size_t place = static_cast<std::size_t>(at + shift) * element;
+      std::memcpy(&after[place], &before[place], element);
+    });
+    if (after != before) throw emu::Error("a write between the elements of the result");
   }
 
   // f(index in NCHW order, place in memory)
@@ -49,10 +67,22 @@ struct Storage {
     }
   }
 
-  emu::Buffer<char> buffer;
   DType dtype;
   std::vector<std::int64_t> size;
-  std::int64_t strides[4];
+  std::int64_t shift, strides[4];
+  emu::Buffer<char> buffer;
+  std::vector<char> before;  // of a result
+
+ private:
+  // Sets the strides: those of a part of a tensor with `gap` more channels, or columns.
+  std::size_t bytes_within(const Case& made, bool channels_last) {
+    std::vector<std::int64_t> whole = size;
+    whole[channels_last ? 1 : 3] += made.gap;
+    strides_of(whole, channels_last, strides);
+    std::int64_t last = shift;
+    for (std::size_t i = 0; i < 4; ++i) last += (size[i] - 1) * strides[i];
+    return static_cast<std::size_t>((last + 1) * bytes_of(dtype));
+  }
 };
 
 // Throws emu::Error.
@@ -61,39 +91,40 @@ void run(const Rung& rung, const Case& made, bool at_end) {
   const DType dtype = p.dtype;
   const auto storage = [&](const std::vector<double>& values, std::vector<std::int64_t> size,
                            const char* name, bool is_result) {
-    return Storage(dtype, values, size, made.channels_last, name, at_end, !is_result);
+    return Storage(made, values, size, made.channels_last, name, at_end, !is_result);
   };
   // Of the rungs that want adjacent channels, some take an input that has none.
   const bool lies_alike = !(rung.channels_last && rung.any_input && at_end);
-  Storage input(dtype, made.input, input_size(p), made.channels_last && lies_alike, "input", at_end,
+  Storage input(made, made.input, input_size(p), made.channels_last && lies_alike, "input", at_end,
                 rung.pass != Pass::kDgrad);
   Storage weight = storage(made.weight, weight_size(p), "weight", rung.pass == Pass::kWgrad);
   Storage output = storage(made.output, output_size(p), "output", rung.pass == Pass::kFprop);
-  Storage bias = storage(made.bias, {1, static_cast<std::int64_t>(made.bias.size()), 1, 1}, "bias",
-                         rung.pass == Pass::kBgrad);
+  // A dense vector.
+  Storage bias(made, made.bias, {1, static_cast<std::int64_t>(made.bias.size()), 1, 1}, true,
+               "bias", at_end, rung.pass != Pass::kBgrad);
   const auto params = convext::cuda::make_params(p, input.strides, weight.strides, output.strides);
   std::string why;
   if (!rung.can(params, &why)) throw emu::Error("refused: " + why);
   emu::Buffer<char> workspace(static_cast<std::size_t>(rung.workspace_bytes(params)), "workspace",
                               at_end);
   convext::cuda::Operands operands;
-  operands.input = input.buffer.data();
-  operands.weight = weight.buffer.data();
-  operands.output = output.buffer.data();
-  operands.bias = made.with_bias ? bias.buffer.data() : nullptr;
+  operands.input = input.data();
+  operands.weight = weight.data();
+  operands.output = output.data();
+  operands.bias = made.with_bias ? bias.data() : nullptr;
   operands.workspace = workspace.data();
   Storage& result = rung.pass == Pass::kFprop   ? output
                     : rung.pass == Pass::kDgrad ? input
                     : rung.pass == Pass::kWgrad ? weight
                                                 : bias;
-  operands.result = result.buffer.data();
+  operands.result = result.data();
   rung.run(params, operands, nullptr);
-  result.buffer.verify();
+  result.verify();
   workspace.verify();
   result.for_each([&](std::int64_t i, std::int64_t at) {
     double expected[1];
     store(dtype, expected, 0, made.expected[static_cast<std::size_t>(i)]);
-    const double wanted = fetch(dtype, expected, 0), found = fetch(dtype, result.buffer.data(), at);
+    const double wanted = fetch(dtype, expected, 0), found = fetch(dtype, result.data(), at);
     if (!(found == wanted)) {
       throw emu::Error(
           emu::format("element %lld is %g, %g is right", static_cast<long long>(i), found, wanted));
@@ -267,6 +298,8 @@ int test_ladder(int problems, unsigned seed, const std::string& filter, int orde
       for (int i = 0; i < orders && failure.empty(); ++i) {
         emu::config.order = kOrders[i].order;
         emu::config.seed = kOrders[i].seed + static_cast<std::uint64_t>(number);
+        // Of compute capability 7.5, and of 8.6 and 8.9, which run sm_80's code.
+        emu::config.shared_limit = rung.least_capability < 80 ? 64 << 10 : 99 << 10;
         try {
           run(rung, made, number % 2 == 0);
         } catch (const emu::Error& error) {

@@ -35,6 +35,7 @@ enum class Order { forward, reverse, random };
 struct Config {
   Order order = Order::forward;
   uint64_t seed = 1;
+  size_t shared_limit = 227 << 10;  // bytes a block may have, at most Hopper's
   int os_threads = 1;  // blocks are shared out over this many OS threads
   bool greedy = true;  // a warp runs as far as it can before the next one; else all warps keep step
   bool shadow =

@@ -51,11 +51,11 @@ ConvProblem make_problem(std::mt19937* random, DType dtype, const Wanted& wanted
     if (grouped && (channels > 32 || outputs > 32)) continue;
     const bool large = groups > 1 && channels * outputs > 1000;
     if (large) continue;
-    const int least = many_pixels ? 13 : 1, most = many_pixels ? 19 : 5 + number % 4 * 3;
+    const int least = many_pixels ? 17 : 1, most = many_pixels ? 23 : 5 + number % 4 * 3;
     const int h = pick(random, least, most), w = pick(random, least, most);
     const int r = pick(random, 1, wide_kernel ? 2 : 4);
     const int s = wide_kernel ? pick(random, 5, 11) : pick(random, 1, 4);
-    a.input_size = {pick(random, many_pixels ? 2 : 1, 3), groups * channels, h, w};
+    a.input_size = {pick(random, 1, many_pixels ? 2 : 3), groups * channels, h, w};
     a.weight_size = {groups * outputs, channels, r, s};
     // Such kernels stage a group's weights: of float64, this many fit.
     const std::int64_t staged = std::max(channels, outputs) * a.weight_size[2] * a.weight_size[3];
@@ -122,6 +122,8 @@ Case make_case(std::mt19937* random, Pass pass, DType dtype, const Wanted& wante
   made.problem = make_problem(random, dtype, wanted, number);
   made.channels_last = wanted.channels_last || number % 2 == 0;
   made.with_bias = pass == Pass::kBgrad || (pass == Pass::kFprop && number % 2 == 0);
+  made.gap = number % 5 == 1 ? 1 : number % 5 == 3 ? 16 : 0;
+  made.shift = number % 6 == 5 ? 1 : 0;
   const ConvProblem& p = made.problem;
   made.input = draw(random, input_size(p));
   made.weight = draw(random, weight_size(p));

@@ -33,5 +33,7 @@ def test_sanitizer(tool: str) -> None:
         text=True,
         check=False,
     )
+    if "not supported" in done.stdout:  # virtual machines may hide what it needs
+        pytest.skip(done.stdout.strip().splitlines()[-1])
     assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
     assert "every rung ran" in done.stdout

@@ -128,10 +128,10 @@ def test_wrong_devices_and_dtypes() -> None:
         convext.conv2d(input.cuda().half(), weight.cuda())
 
 
-@pytest.mark.parametrize("shape", [(0, 4, 6, 6), (2, 4, 0, 6)])
+@pytest.mark.parametrize("shape", [(0, 4, 6, 6), (2, 0, 6, 6)])
 def test_empty(shape: tuple[int, ...]) -> None:
     input = torch.randn(shape, device="cuda", requires_grad=True)
-    weight = torch.randn(3, 4, 1, 1, device="cuda", requires_grad=True)
+    weight = torch.randn(3, shape[1], 1, 1, device="cuda", requires_grad=True)
     output = convext.conv2d(input, weight, padding=1)
     expected = nn.functional.conv2d(input, weight, padding=1)
     assert output.shape == expected.shape
@@ -159,12 +159,23 @@ def test_more_than_2_to_the_31_elements(dtype: torch.dtype) -> None:
     free, _ = torch.cuda.mem_get_info()
     if free < 40 << 30:
         pytest.skip("needs 40 GiB of free memory")
-    input = torch.zeros(
+    input = torch.empty(
         (1100, 32, 256, 256), dtype=dtype, device="cuda", memory_format=torch.channels_last
-    )
+    ).zero_()
     assert input.numel() > 2**31
     input[-1] = torch.randn(32, 256, 256, dtype=dtype, device="cuda")
     weight = torch.randn(8, 32, 3, 3, dtype=dtype, device="cuda")
+    input.requires_grad_()
+    weight.requires_grad_()
     output = convext.conv2d(input, weight, padding=1)
-    assert torch.equal(output[-1:], convext.conv2d(input[-1:], weight, padding=1))
+    last = input[-1:].detach().requires_grad_()
+    expected = convext.conv2d(last, weight, padding=1)
+    assert torch.equal(output[-1:], expected)
     assert not output[:-1].any()
+    grad_output = torch.zeros_like(output)
+    grad_output[-1:] = torch.randn_like(expected)
+    grads = torch.autograd.grad(output, [input, weight], grad_output)
+    wanted = torch.autograd.grad(expected, [last, weight], grad_output[-1:])
+    assert torch.equal(grads[0][-1:], wanted[0])
+    assert not grads[0][:-1].any()
+    torch.testing.assert_close(grads[1], wanted[1])

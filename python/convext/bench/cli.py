@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +336,19 @@ def _progress() -> Progress:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
+@contextlib.contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM (of ``timeout``, say) is taken like Ctrl-C: what was measured is kept."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def _run_cells(
     args: argparse.Namespace,
     console: Console,
@@ -348,7 +364,7 @@ def _run_cells(
     failures: list[Failure] = []
     complete = False
     try:
-        with _progress() as progress:
+        with _ended_by_sigterm(), _progress() as progress:
             task = progress.add_task("", total=total)
             for result in run_cells(lambda text: progress.update(task, description=text)):
                 if isinstance(result, Failure):
