@@ -55,8 +55,9 @@ test: $(STAMPS)/test
 
 # On a machine with a GPU, and without a network: by the Python that has torch, pybind11 and pytest.
 GPU_PACKAGE := build/gpu/package
+GPU_ARCH ?= native
 gpu-package:
-	@cmake -S . -B build/gpu -G Ninja --log-level=WARNING -DCONVEXT_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=native \
+	@cmake -S . -B build/gpu -G Ninja --log-level=WARNING -DCONVEXT_CUDA=ON -DCMAKE_CUDA_ARCHITECTURES=$(GPU_ARCH) \
 	  -DPython_EXECUTABLE="$$(command -v $(PYTHON))"
 	@cmake --build build/gpu -- --quiet
 	@rm -rf $(GPU_PACKAGE) && cmake --install build/gpu --prefix $(GPU_PACKAGE) >/dev/null

@@ -39,6 +39,8 @@ ConvProblem make_problem(std::mt19937* random, DType dtype, const Wanted& wanted
                                          : 1;
     int channels = pick(random, 1, 20), outputs = pick(random, 1, 24);
     if (number % 4 == 1) channels = 4 * pick(random, 1, 6), outputs = 4 * pick(random, 1, 8);
+    // Whole vectors of any type, in tensors that lie so (gaps of 16) and not so (of 1).
+    if (number % 5 == 1) channels = 8 * pick(random, 1, 2), outputs = 8 * pick(random, 1, 3);
     if (tile.n > 0 && number % 5 == 2) outputs = around(random, tile.n);
     if (tile.n > 0 && number % 5 == 3) channels = around(random, tile.n);
     if (tile.k > 0 && number % 5 == 4) channels = around(random, tile.k);
@@ -122,7 +124,7 @@ Case make_case(std::mt19937* random, Pass pass, DType dtype, const Wanted& wante
   made.problem = make_problem(random, dtype, wanted, number);
   made.channels_last = wanted.channels_last || number % 2 == 0;
   made.with_bias = pass == Pass::kBgrad || (pass == Pass::kFprop && number % 2 == 0);
-  made.gap = number % 5 == 1 ? 1 : number % 5 == 3 ? 16 : 0;
+  made.gap = number % 10 == 1 ? 1 : number % 5 == 1 ? 16 : number % 5 == 3 ? 1 : 0;
   made.shift = number % 6 == 5 ? 1 : 0;
   const ConvProblem& p = made.problem;
   made.input = draw(random, input_size(p));
