@@ -38,8 +38,7 @@ struct Context {
   static void swap(Context& from, Context& to) { emu_switch(&from.sp, to.sp); }
 };
 #else
-struct
-    Context {  // portable, about 20 times slower: swapcontext makes a system call
+struct Context {  // portable, about 20 times slower: swapcontext makes a system call
   ucontext_t u;
   void start(char* lo, size_t size, void (*entry)()) {
     getcontext(&u);

@@ -36,7 +36,7 @@ struct Config {
   Order order = Order::forward;
   uint64_t seed = 1;
   size_t shared_limit = 227 << 10;  // bytes a block may have, at most Hopper's
-  int os_threads = 1;  // blocks are shared out over this many OS threads
+  int os_threads = 1;               // blocks are shared out over this many OS threads
   bool greedy = true;  // a warp runs as far as it can before the next one; else all warps keep step
   bool shadow =
       true;  // race and never-written checks of shared memory (exact only in an instrumented build)
