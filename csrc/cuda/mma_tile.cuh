@@ -47,7 +47,12 @@ CONVEXT_DEVICE void mma(double, double (&d)[4], const unsigned (&a)[4], const un
 
 template <class T, int WarpsM, int WarpsN, int Rows, int Lanes, int Stages, bool Ragged>
 struct MmaTile {
-  static constexpr int kThreads = 32 * WarpsM * WarpsN, kBlocks = 1;
+  static constexpr int kThreads = 32 * WarpsM * WarpsN;
+#ifdef CONVEXT_BEFORE_AMPERE
+  static constexpr int kBlocks = 1;
+#else
+  static constexpr int kBlocks = sizeof(T) == 2 && !Ragged ? 2 : 1;
+#endif
   static constexpr int kM = WarpsM * Rows * 16, kN = WarpsN * Lanes * 8;
   static constexpr int kElement = static_cast<int>(sizeof(T));
   static constexpr int kVector = 16 / kElement, kK = 64 / kElement;
@@ -241,21 +246,20 @@ struct MmaTile {
       const unsigned char* b_tile = a_tile + kM * 64;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        unsigned a[Rows][4], b[Lanes / 2][4];
+        unsigned a[Rows][4];
 #pragma unroll
         for (int i = 0; i < Rows; ++i) {
           load_a<Operands::A::kDepthAdjacent>(a[i], a_tile, warp_row() + i * 16, half);
         }
 #pragma unroll
-        for (int j = 0; j < Lanes / 2; ++j) {
-          load_b<Operands::B::kDepthAdjacent>(b[j], b_tile, warp_lane() + j * 16, half);
-        }
+        for (int j = 0; j < Lanes; j += 2) {
+          unsigned b[4];
+          load_b<Operands::B::kDepthAdjacent>(b, b_tile, warp_lane() + j * 8, half);
+          const unsigned lanes[2][2] = {{b[0], b[1]}, {b[2], b[3]}};
 #pragma unroll
-        for (int i = 0; i < Rows; ++i) {
-#pragma unroll
-          for (int j = 0; j < Lanes; ++j) {
-            const unsigned lanes[2] = {b[j / 2][j % 2 * 2], b[j / 2][j % 2 * 2 + 1]};
-            mma(T{}, sums->value[i][j], a[i], lanes);
+          for (int i = 0; i < Rows; ++i) {
+            mma(T{}, sums->value[i][j], a[i], lanes[0]);
+            mma(T{}, sums->value[i][j + 1], a[i], lanes[1]);
           }
         }
       }

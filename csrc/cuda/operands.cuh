@@ -20,6 +20,15 @@ struct TileRow {
   int h, w;             // of its first tap
 };
 
+// To the next channels of the same tap; what is null stays so.
+template <class T, int N>
+CONVEXT_DEVICE void advance_chunks(const T* (&from)[N], std::int64_t by) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    if (from[i] != nullptr) from[i] += by;
+  }
+}
+
 // ---- fprop: rows are output pixels, lanes output channels, the depth is taps x input channels ---
 
 CONVEXT_DEVICE TileRow fprop_row(const ConvParams& v, const Pixel& at, int group) {
@@ -39,6 +48,8 @@ struct FpropOperands {
   TapWalk walk;
   A a;
   B b;
+  // The chunks' at the tap and channels at hand, null where there are zeros.
+  const T *a_from[A::kChunks], *b_from[B::kChunks];
 
   CONVEXT_DEVICE static int steps(const ConvParams& v) {
     return v.R * v.S * block_count(v.channels, Tile::kK);
@@ -55,27 +66,41 @@ struct FpropOperands {
         a(x),
         b(filters) {}
 
-  CONVEXT_DEVICE void next() { walk.next(); }
+  CONVEXT_DEVICE void next() {
+    walk.next();
+    advance_chunks(a_from, Tile::kK);
+    advance_chunks(b_from, Tile::kK);
+  }
 
-  CONVEXT_DEVICE void load() {
+  // At a tap's first channels.
+  CONVEXT_DEVICE void begin_tap() {
 #pragma unroll
     for (int i = 0; i < A::kChunks; ++i) {
       const TileRow row = rows[A::at(i)];
-      const int c = walk.c + A::depth(i);
-      const T* from = nullptr;
-      if (row.source >= 0 && c < v.channels) {
-        const int h = source_index(v.padding_mode, row.h + walk.r * v.dilation_h, v.H);
-        const int w = source_index(v.padding_mode, row.w + walk.s * v.dilation_w, v.W);
-        if (h >= 0 && w >= 0) from = input + row.source + h * v.input.h + w * v.input.w + c;
-      }
-      a.load(i, from, v.channels - c);
+      const int h = source_index(v.padding_mode, row.h + walk.r * v.dilation_h, v.H);
+      const int w = source_index(v.padding_mode, row.w + walk.s * v.dilation_w, v.W);
+      const bool in = row.source >= 0 && h >= 0 && w >= 0;
+      a_from[i] = in ? input + row.source + h * v.input.h + w * v.input.w + A::depth(i) : nullptr;
     }
     const T* tap = weight + walk.r * v.weight.h + walk.s * v.weight.w;
 #pragma unroll
     for (int i = 0; i < B::kChunks; ++i) {
-      const int c = walk.c + B::depth(i), k = lane0 + B::at(i);
-      const bool in = k < v.outputs && c < v.channels;
-      b.load(i, in ? tap + k * v.weight.n + c : nullptr, v.channels - c);
+      const int k = lane0 + B::at(i);
+      b_from[i] = k < v.outputs ? tap + k * v.weight.n + B::depth(i) : nullptr;
+    }
+  }
+
+  CONVEXT_DEVICE void load() {
+    if (walk.c == 0) begin_tap();
+#pragma unroll
+    for (int i = 0; i < A::kChunks; ++i) {
+      const int left = v.channels - walk.c - A::depth(i);
+      a.load(i, left > 0 ? a_from[i] : nullptr, left);
+    }
+#pragma unroll
+    for (int i = 0; i < B::kChunks; ++i) {
+      const int left = v.channels - walk.c - B::depth(i);
+      b.load(i, left > 0 ? b_from[i] : nullptr, left);
     }
   }
 };
@@ -118,6 +143,7 @@ struct DgradOperands {
 
   CONVEXT_DEVICE void next() { walk.next(); }
 
+  // Addresses are computed at each step: SIMT tiles leave no registers to keep them in.
   CONVEXT_DEVICE void load() {
 #pragma unroll
     for (int i = 0; i < A::kChunks; ++i) {
