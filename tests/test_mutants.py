@@ -26,7 +26,7 @@ FLAGS = ["-std=c++20", "-O1"]
 
 # Units that most mutants leave as they are, and the files that concern them.
 SHARED_UNITS = {
-    EMULATION / "copies.cpp": {"complex.cuh", "divisor.h", "layout.cuh"},
+    EMULATION / "copies.cpp": {"complex.cuh", "copies.cuh", "divisor.h", "layout.cuh"},
     KERNELS / "params.cpp": {"divisor.h", "params.cpp"},
 }
 
@@ -206,8 +206,11 @@ MUTANTS = [
     Mutant("bgrad.cuh", "__syncthreads();  // the sums of the step before are there", "", "naive"),
     Mutant("bgrad.cuh", "if (phase > 0 || k >= v.K) return;", "if (phase > 0) return;", "naive"),
     Mutant("layout.cuh", "__syncthreads();  // the tile is there", "", "copies"),
-    Mutant("layout.cuh", "c0 + c < channels &&", "", "copies"),
-    Mutant("layout.cuh", "c0 + c < channels &&", "", "copies", 1),
+    Mutant("layout.cuh", "c0 + c >= channels ||", "", "copies"),
+    Mutant("layout.cuh", "c0 + c >= channels ||", "", "copies", 1),
+    Mutant("layout.cuh", "i % kAcross * Vec", "i % kAcross", "copies"),
+    Mutant("copies.cuh", "(by_channels ? channels : pixels) % kVec == 0 &&", "", "copies"),
+    Mutant("copies.cuh", "f.h == width * f.w &&", "", "copies"),
     Mutant("launchers.cuh", "most + 1 < extent ? most + 1 : extent", "most", "simt"),
     Mutant("launchers.cuh", "channels % vector == 0 && s.n", "s.n", "simt"),
     Mutant("launchers.cuh", "s.n % vector == 0 && s.h % vector == 0 && s.w % vector", "0", "simt"),
@@ -320,7 +323,7 @@ def test_bugs_are_planted_in_every_kernel() -> None:
     assert len(set(MUTANTS)) == len(MUTANTS) >= 40
     kernels = {file.name for file in KERNELS.glob("*.cuh")}
     # Tables, declarations, and what stands for the machine.
-    kernels -= {"copies.cuh", "ladder.cuh", "platform.cuh", "ptx.cuh"}
+    kernels -= {"ladder.cuh", "platform.cuh", "ptx.cuh"}
     assert kernels <= {mutant.file for mutant in MUTANTS}
 
 

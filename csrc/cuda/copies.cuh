@@ -20,23 +20,76 @@ void with_element(DType dtype, F&& f) {
 
 }  // namespace
 
+namespace {
+
+template <class T>
+struct LayoutCopy {
+  using Tile = LayoutTile<T>;
+
+  int channels;
+  std::int64_t pixels, images, width;
+  const void* from;
+  Strides f;
+  void* to;
+  Strides t;
+
+  // Along what is adjacent: channels, or pixels.
+  bool in_vectors(const Strides& s, const void* data) const {
+    constexpr int kVec = Tile::kVector;
+    const bool by_channels = s.c == 1;
+    if (!by_channels && s.w != 1) return false;
+    return (by_channels ? channels : pixels) % kVec == 0 && s.n % kVec == 0 &&
+           (by_channels ? s.w : s.c) % kVec == 0 &&
+           reinterpret_cast<std::uintptr_t>(data) % (kVec * sizeof(T)) == 0;
+  }
+
+  void run(void* stream) const {
+    const bool even = f.h == width * f.w && t.h == width * t.w;
+    if (even && in_vectors(f, from) && in_vectors(t, to)) {
+      start(&copy_layout<T, Tile::kVector, false>, stream);
+    } else if (even) {
+      start(&copy_layout<T, 1, false>, stream);
+    } else {
+      start(&copy_layout<T, 1, true>, stream);
+    }
+  }
+
+  template <class... Parameters>
+  void start(void (*kernel)(Parameters...), void* stream) const {
+    const std::int64_t blocks =
+        ceil_div(channels, Tile::kSide) * ceil_div(pixels, Tile::kSide) * images;
+    launch(kernel, blocks, Tile::kThreads, 0, static_cast<cudaStream_t>(stream), channels, pixels,
+           Divisor(static_cast<int>(width)), static_cast<const T*>(from), f, static_cast<T*>(to),
+           t);
+  }
+};
+
+// Values that are moved, not looked at.
+struct alignas(16) Bytes16 {
+  std::uint64_t halves[2];
+};
+
+}  // namespace
+
 void run_copy_layout(std::int64_t element_bytes, const std::int64_t (&size)[4], const void* from,
                      const Strides& from_strides, void* to, const Strides& to_strides,
                      void* stream) {
-  const std::int64_t pixels = size[2] * size[3];
-  const std::int64_t blocks =
-      ceil_div(size[1], kLayoutTile) * ceil_div(pixels, kLayoutTile) * size[0];
-  const auto start = [&](auto element) {
-    using T = decltype(element);
-    launch(&copy_layout<T>, blocks, kLayoutTile * kLayoutRows, 0, static_cast<cudaStream_t>(stream),
-           static_cast<int>(size[1]), pixels, Divisor(static_cast<int>(size[3])),
-           static_cast<const T*>(from), from_strides, static_cast<T*>(to), to_strides);
+  const auto run = [&](auto element) {
+    LayoutCopy<decltype(element)>{static_cast<int>(size[1]),
+                                  size[2] * size[3],
+                                  size[0],
+                                  size[3],
+                                  from,
+                                  from_strides,
+                                  to,
+                                  to_strides}
+        .run(stream);
   };
-  switch (element_bytes) {  // values are moved, not looked at
-    case 2: start(std::uint16_t{}); break;
-    case 4: start(std::uint32_t{}); break;
-    case 8: start(std::uint64_t{}); break;
-    default: start(uint4{}); break;
+  switch (element_bytes) {
+    case 2: run(std::uint16_t{}); break;
+    case 4: run(std::uint32_t{}); break;
+    case 8: run(std::uint64_t{}); break;
+    default: run(Bytes16{}); break;
   }
 }
 

@@ -54,6 +54,12 @@ CONVEXT_DEVICE Pack<T, N> load_pack(const T* from) {
   return *reinterpret_cast<const Pack<T, N>*>(from);
 }
 
+template <class T, int N>
+CONVEXT_DEVICE void store_pack(T* to, const Pack<T, N>& values) {
+  expect_aligned(to, sizeof values);
+  *reinterpret_cast<Pack<T, N>*>(to) = values;
+}
+
 // As many of `values` as there are lanes left, to adjacent elements. Not Ragged: all or none, and
 // aligned.
 template <bool Ragged, class T, class Value, int N>
@@ -67,8 +73,7 @@ CONVEXT_DEVICE void store_lanes(T* to, const Pack<Value, N>& values, int left) {
       if (e < left) to[e] = out.element[e];
     }
   } else if (left > 0) {
-    expect_aligned(to, sizeof out);
-    *reinterpret_cast<Pack<T, N>*>(to) = out;
+    store_pack(to, out);
   }
 }
 

@@ -139,10 +139,14 @@ void run_copy(std::mt19937* random, int number) {
     return std::uniform_int_distribution<int>(low, high)(*random);
   };
   const std::int64_t bytes = std::int64_t{2} << number % 4;
-  const std::vector<std::int64_t> size{pick(1, 2), pick(1, 70), pick(1, 9), pick(1, 9)};
-  // The source is a part of a larger tensor: its rows do not follow each other.
-  const std::vector<std::int64_t> whole{size[0], size[1], size[2] + pick(0, 2),
-                                        size[3] + pick(0, 2)};
+  // Some in whole vectors, some parts of a larger tensor, whose rows do not follow each other.
+  const bool vectors = number % 3 == 0;
+  const int step = vectors ? 4 : 1;
+  const std::vector<std::int64_t> size{pick(1, 2), step * pick(1, vectors ? 20 : 70), pick(1, 9),
+                                       step * pick(1, vectors ? 3 : 9)};
+  const int gap = vectors ? 0 : 2;
+  const std::vector<std::int64_t> whole{size[0], size[1], size[2] + pick(0, gap),
+                                        size[3] + pick(0, gap)};
   const bool channels_last = number % 8 < 4;
   std::int64_t from[4], to[4];
   strides_of(whole, channels_last, from);
