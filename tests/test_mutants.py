@@ -195,6 +195,12 @@ MUTANTS = [
     Mutant("depthwise.cuh", "s0 + t >= v.S || k0 + channel", "k0 + channel", "depthwise"),
     Mutant("depthwise.cuh", "__syncthreads();  // all warps' sums are there", "", "depthwise"),
     Mutant("depthwise.cuh", "if (q0 + i >= v.Q) break;", "", "depthwise"),
+    Mutant("depthwise.cuh", "(outputs - 1) * Step + S", "(outputs - 2) * Step + S", "depthwise"),
+    Mutant("depthwise.cuh", "const int s = j - i * Step;", "const int s = j - i;", "depthwise"),
+    Mutant("depthwise.cuh", "v.pad_left - (S - 1)", "v.pad_left - S", "depthwise"),
+    Mutant("depthwise.cuh", "Flip ? -kChannels : kChannels", "kChannels", "depthwise"),
+    Mutant("depthwise.cuh", "rest) * turns + turn", "rest) + turn", "depthwise"),
+    Mutant("depthwise.cuh", "if (i >= outputs) break;", "", "depthwise"),
     # ---- complex numbers, bias gradient, copies, launches
     Mutant("complex.cuh", "part == 1 && k % 2 == 0", "part == 1", "copies"),
     Mutant("complex.cuh", "const int part = (c ^ k) & 1;", "const int part = c & 1;", "copies"),

@@ -1,4 +1,4 @@
-// fprop_depthwise, dgrad_depthwise, wgrad_depthwise: one input channel a group
+// fprop_depthwise, dgrad_depthwise, depthwise_window, wgrad_depthwise: one input channel a group
 //
 // computes  fprop  output[pixel][k] = bias[k] + sum over taps of
 //                      input[pixel at tap][k / M] * weight[k][tap]
@@ -18,6 +18,8 @@
 // bound by  memory for 3x3: taps are found in the caches; FMA for 7x7.
 // step      from implicit GEMM: there is no sum over channels, so nothing to multiply as matrices.
 //           Neighbouring threads have neighbouring channels, and a thread's loads are 16 bytes.
+//           depthwise_window, for the usual kernels, reads a column of the source once for all the
+//           pixels of a thread; fprop_depthwise and dgrad_depthwise serve the rest.
 #pragma once
 
 #include "element.cuh"
@@ -150,6 +152,98 @@ __global__ void __launch_bounds__(DepthwiseTile::kThreads, DepthwiseTile::kBlock
 #pragma unroll
     for (int e = 0; e < Vec; ++e) values.element[e] = sum[i][e];
     store_lanes<false>(grad_input + offset_of(v.input, at.n, c, at.p, w0 + i), values, Vec);
+  }
+}
+
+// What one row of a source adds to a strip, for kernels of S columns: source column j is read once
+// and serves the outputs i whose tap is j - i * Step. column(j) is its index, or negative for zeros.
+template <class T, int Vec, int S, int Step, class Column>
+CONVEXT_DEVICE void add_row(const T* row, std::int64_t step, const Compute<T>* taps, int pitch,
+                            int outputs, Column&& column,
+                            Compute<T> (&sum)[DepthwiseTile::kColumns][Vec]) {
+  constexpr int kColumns = DepthwiseTile::kColumns;
+  Compute<T> tap[S][Vec];
+#pragma unroll
+  for (int s = 0; s < S; ++s) {
+#pragma unroll
+    for (int e = 0; e < Vec; ++e) tap[s][e] = taps[s * pitch + e];
+  }
+#pragma unroll
+  for (int j = 0; j < (kColumns - 1) * Step + S; ++j) {
+    if (j >= (outputs - 1) * Step + S) break;  // beyond the last output's last tap
+    const int w = column(j);
+    if (w < 0) continue;
+    const auto x = load_pack<Vec>(row + w * step);
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i) {
+      const int s = j - i * Step;
+      if (s < 0 || s >= S) continue;
+#pragma unroll
+      for (int e = 0; e < Vec; ++e) sum[i][e] += to_compute(x.element[e]) * tap[s][e];
+    }
+  }
+}
+
+// fprop, and input grad of stride 1 (Flip: the same with taps in reverse), of kernels of S columns
+// without dilation across, with one output of each channel. A CTA takes `turns` strips for each of
+// its warps, so that staging its taps is paid for.
+template <class T, int Vec, int S, int Step, bool Flip>
+__global__ void __launch_bounds__(DepthwiseTile::kThreads, DepthwiseTile::kBlocks)
+    depthwise_window(ConvParams v, Divisor by_rows, Divisor by_strips, int turns,
+                     const T* __restrict__ source, const T* __restrict__ weight,
+                     const T* __restrict__ bias, T* __restrict__ result) {
+  using Tile = DepthwiseTile;
+  constexpr int kChannels = Tile::kVectors * Vec;
+  SHARED_DYNAMIC(shared);
+  auto* taps = reinterpret_cast<Compute<T>*>(shared);
+  unsigned rest = blockIdx.x;
+  const int k0 = take(&rest, block_count(v.K, kChannels)) * kChannels;
+  stage_taps(v, weight, k0, kChannels, taps);
+  __syncthreads();  // the taps are there
+
+  const int lane = static_cast<int>(threadIdx.x) % Tile::kVectors * Vec, k = k0 + lane;
+  if (k >= v.K) return;
+  const Strides &from = Flip ? v.output : v.input, &to = Flip ? v.input : v.output;
+  const int height = Flip ? v.P : v.H, width = Flip ? v.Q : v.W, across = Flip ? v.W : v.Q;
+  for (int turn = 0; turn < turns; ++turn) {
+    const std::int64_t strip = (static_cast<std::int64_t>(rest) * turns + turn) * Tile::kStrips +
+                               threadIdx.x / Tile::kVectors;
+    if (strip >= static_cast<std::int64_t>(v.N) * by_rows.d * by_strips.d) return;
+    const Pixel at = pixel_at(strip, by_rows, by_strips);  // of the result: q is the strip
+    const int first = at.q * Tile::kColumns;
+    const int outputs = across - first < Tile::kColumns ? across - first : Tile::kColumns;
+    const int column0 = Flip ? first + v.pad_left - (S - 1) : first * Step - v.pad_left;
+    const T* image = source + at.n * from.n + k;
+
+    Compute<T> sum[Tile::kColumns][Vec] = {};
+    for (int r = 0; r < v.R; ++r) {
+      const int row =
+          Flip ? output_index(at.p, r, v.stride_h, v.pad_top, v.dilation_h, height)
+               : source_index(v.padding_mode,
+                              virtual_index(at.p, r, v.stride_h, v.pad_top, v.dilation_h), height);
+      if (row < 0) continue;
+      const Compute<T>* row_taps = taps + r * S * kChannels + lane;
+      add_row<T, Vec, S, Step>(
+          image + row * from.h, from.w, Flip ? row_taps + (S - 1) * kChannels : row_taps,
+          Flip ? -kChannels : kChannels, outputs,
+          [&](int j) {
+            const int w = column0 + j;
+            return Flip ? (w < width ? w : -1) : source_index(v.padding_mode, w, width);
+          },
+          sum);
+    }
+
+    // Epilogue.
+#pragma unroll
+    for (int i = 0; i < Tile::kColumns; ++i) {
+      if (i >= outputs) break;
+      Pack<Compute<T>, Vec> values;
+#pragma unroll
+      for (int e = 0; e < Vec; ++e) {
+        values.element[e] = sum[i][e] + (bias != nullptr ? to_compute(bias[k + e]) : Compute<T>(0));
+      }
+      store_lanes<false>(result + offset_of(to, at.n, k, at.p, first + i), values, Vec);
+    }
   }
 }
 

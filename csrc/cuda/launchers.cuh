@@ -299,10 +299,47 @@ struct Depthwise {
     }
   }
 
+  // f(columns of the kernel, stride across) if depthwise_window knows them; else false.
+  template <bool Flip, class F>
+  static bool with_window(const ConvParams& v, F&& f) {
+    if (v.dilation_w != 1 || (Flip && (v.stride_h != 1 || v.stride_w != 1))) return false;
+    const auto with_step = [&](auto columns) {
+      if (v.stride_w == 1) return f(columns, std::integral_constant<int, 1>{}), true;
+      if constexpr (!Flip) {
+        if (v.stride_w == 2) return f(columns, std::integral_constant<int, 2>{}), true;
+      }
+      return false;
+    };
+    switch (v.S) {
+      case 3: return with_step(std::integral_constant<int, 3>{});
+      case 5: return with_step(std::integral_constant<int, 5>{});
+      case 7: return with_step(std::integral_constant<int, 7>{});
+      default: return false;
+    }
+  }
+
+  template <bool Flip>
+  static bool run_window(const ConvParams& v, const void* source, const Operands& o, void* stream) {
+    return with_window<Flip>(v, [&](auto columns, auto step) {
+      const int rows = Flip ? v.H : v.P, strips = block_count(Flip ? v.W : v.Q, Tile::kColumns);
+      const std::int64_t channel_blocks = ceil_div(v.K, Tile::kVectors * kWide);
+      const std::int64_t all =
+          ceil_div(static_cast<std::int64_t>(v.N) * rows * strips, Tile::kStrips);
+      constexpr std::int64_t kMostTurns = 16;
+      const std::int64_t fit = channel_blocks * all / kManyBlocks;
+      const std::int64_t turns = fit < 1 ? 1 : fit > kMostTurns ? kMostTurns : fit;
+      start(&depthwise_window<T, kWide, columns(), step(), Flip>, tap_bytes<T>(v, kWide),
+            channel_blocks * ceil_div(all, turns), stream, v, Divisor(rows), Divisor(strips),
+            static_cast<int>(turns), static_cast<const T*>(source), static_cast<const T*>(o.weight),
+            Flip ? nullptr : static_cast<const T*>(o.bias), static_cast<T*>(o.result));
+    });
+  }
+
   static void run_fprop(const ConvParams& v, const Operands& o, void* stream) {
     const bool wide = v.outputs == 1 && tap_bytes<T>(v, kWide) <= kMostTapBytes &&
                       is_aligned(v.input, v.C, o.input, kWide, sizeof(T)) &&
                       is_aligned(v.output, v.K, o.result, kWide, sizeof(T));
+    if (wide && run_window<false>(v, o.input, o, stream)) return;
     with_vector(wide, [&](auto vector) {
       const std::int64_t strips =
           static_cast<std::int64_t>(v.N) * v.P * ceil_div(v.Q, Tile::kColumns);
@@ -318,6 +355,7 @@ struct Depthwise {
     const bool wide = v.outputs == 1 && tap_bytes<T>(v, kWide) <= kMostTapBytes &&
                       is_aligned(v.output, v.K, o.output, kWide, sizeof(T)) &&
                       is_aligned(v.input, v.C, o.result, kWide, sizeof(T));
+    if (wide && run_window<true>(v, o.output, o, stream)) return run_dgrad_border<T>(v, o, stream);
     with_vector(wide, [&](auto vector) {
       const std::int64_t strips =
           static_cast<std::int64_t>(v.N) * v.H * ceil_div(v.W, Tile::kColumns);

@@ -47,6 +47,13 @@ inline void check(cudaError_t error) {
 }
 #endif
 
+// CTAs that fill any device some times over; problems of the emulation are small.
+#if defined(__CUDACC__)
+inline constexpr std::int64_t kManyBlocks = 2048;
+#else
+inline constexpr std::int64_t kManyBlocks = 3;
+#endif
+
 // Of an access of so many bytes: the emulation looks.
 CONVEXT_DEVICE void expect_aligned(const void* at, std::size_t bytes) {
 #if !defined(__CUDACC__)

@@ -32,7 +32,10 @@ ConvProblem make_problem(std::mt19937* random, DType dtype, const Wanted& wanted
   const char* modes[] = {"zeros", "zeros", "reflect", "replicate", "circular"};
   for (;;) {
     ConvArguments a;
-    const int groups = depthwise         ? pick(random, 1, number % 4 == 3 ? 90 : 20)
+    // What networks have, for which there is a kernel of its own.
+    const bool usual = depthwise && number % 3 == 1;
+    const int groups = usual             ? 8 * pick(random, 1, 9)
+                       : depthwise       ? pick(random, 1, number % 4 == 3 ? 90 : 20)
                        : grouped         ? pick(random, 2, 7)
                        : first           ? 1
                        : number % 3 == 0 ? pick(random, 2, 4)
@@ -56,7 +59,9 @@ ConvProblem make_problem(std::mt19937* random, DType dtype, const Wanted& wanted
     const int least = many_pixels ? 17 : 1, most = many_pixels ? 23 : 5 + number % 4 * 3;
     const int h = pick(random, least, most), w = pick(random, least, most);
     const int r = pick(random, 1, wide_kernel ? 2 : 4);
-    const int s = wide_kernel ? pick(random, 5, 11) : pick(random, 1, 4);
+    const int s = usual         ? 3 + 2 * pick(random, 0, 2)
+                  : wide_kernel ? pick(random, 5, 11)
+                                : pick(random, 1, 4);
     a.input_size = {pick(random, 1, many_pixels ? 2 : 3), groups * channels, h, w};
     a.weight_size = {groups * outputs, channels, r, s};
     // Such kernels stage a group's weights: of float64, this many fit.
@@ -66,6 +71,8 @@ ConvProblem make_problem(std::mt19937* random, DType dtype, const Wanted& wanted
     a.stride = {pick(random, 1, stride), pick(random, 1, stride)};
     a.padding = {pick(random, 0, 3), pick(random, 0, 3), pick(random, 0, 3), pick(random, 0, 3)};
     a.dilation = {pick(random, 1, 3), pick(random, 1, 3)};
+    if (usual) a.stride[1] = pick(random, 1, 2), a.dilation[1] = 1;
+    if (usual && number % 2 == 0) a.stride = {1, 1};
     a.groups = groups;
     a.padding_mode = modes[pick(random, 0, 4)];
     a.dtype = dtype;
