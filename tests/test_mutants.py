@@ -215,7 +215,7 @@ MUTANTS = [
     Mutant("layout.cuh", "c0 + c >= channels ||", "", "copies"),
     Mutant("layout.cuh", "c0 + c >= channels ||", "", "copies", 1),
     Mutant("layout.cuh", "i % kAcross * Vec", "i % kAcross", "copies"),
-    Mutant("copies.cuh", "(by_channels ? channels : pixels) % kVec == 0 &&", "", "copies"),
+    Mutant("copies.cuh", "(by_channels ? s.w : s.c) % kVec == 0 &&", "", "copies"),
     Mutant("copies.cuh", "f.h == width * f.w &&", "", "copies"),
     Mutant("launchers.cuh", "most + 1 < extent ? most + 1 : extent", "most", "simt"),
     Mutant("launchers.cuh", "channels % vector == 0 && s.n", "s.n", "simt"),

@@ -139,14 +139,15 @@ void run_copy(std::mt19937* random, int number) {
     return std::uniform_int_distribution<int>(low, high)(*random);
   };
   const std::int64_t bytes = std::int64_t{2} << number % 4;
-  // Some in whole vectors, some parts of a larger tensor, whose rows do not follow each other.
-  const bool vectors = number % 3 == 0;
+  // Some in whole vectors, some parts of a larger tensor: their rows do not follow each other, or
+  // their pixels have other channels between them.
+  const bool vectors = number % 3 != 1;
   const int step = vectors ? 4 : 1;
   const std::vector<std::int64_t> size{pick(1, 2), step * pick(1, vectors ? 20 : 70), pick(1, 9),
                                        step * pick(1, vectors ? 3 : 9)};
   const int gap = vectors ? 0 : 2;
-  const std::vector<std::int64_t> whole{size[0], size[1], size[2] + pick(0, gap),
-                                        size[3] + pick(0, gap)};
+  const std::vector<std::int64_t> whole{size[0], size[1] + (number % 3 == 2),
+                                        size[2] + pick(0, gap), size[3] + pick(0, gap)};
   const bool channels_last = number % 8 < 4;
   std::int64_t from[4], to[4];
   strides_of(whole, channels_last, from);
