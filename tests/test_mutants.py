@@ -176,6 +176,8 @@ MUTANTS = [
     Mutant("first_layer.cuh", "k < v.K && s < v.S", "s < v.S", "first"),
     Mutant("first_layer.cuh", "B::depth(i) < this->left", "true", "first"),
     Mutant("first_layer.cuh", "this->r = row;", "", "first"),
+    Mutant("first_layer.cuh", "v.input.w == v.channels &&", "", "first"),
+    Mutant("first_layer.cuh", "at + e >= 0 && at + e < end", "at + e < end", "first"),
     # ---- grouped
     Mutant("grouped.cuh", "__syncthreads();  // the weights are there", "", "grouped"),
     Mutant("grouped.cuh", "__syncthreads();  // the weights are there", "", "grouped", 1),

@@ -27,6 +27,29 @@ CONVEXT_DEVICE T row_element(const ConvParams& v, const T* image, int h, int w0,
   return w < 0 ? to_storage<T>(0) : image[h * v.input.h + w * v.input.w + c * v.input.c];
 }
 
+// N elements from j on of such a row.
+template <int N, class T>
+CONVEXT_DEVICE Pack<T, N> row_chunk(const ConvParams& v, const T* image, int h, int w0, int j) {
+  Pack<T, N> chunk;
+  // Mostly, channels_last, they follow each other in memory, and there are zeros beyond.
+  const bool is_run = v.input.c == 1 && v.input.w == v.channels && v.dilation_w == 1 &&
+                      v.padding_mode == PaddingMode::kZeros &&
+                      v.W + v.pad_left + v.pad_right < 1 << 27;  // so that `at` fits
+  if (is_run) {
+    const T* row = image + h * v.input.h;
+    const int at = w0 * v.channels + j, length = v.S * v.channels, end = v.W * v.channels;
+#pragma unroll
+    for (int e = 0; e < N; ++e) {
+      const bool in = h >= 0 && j + e < length && at + e >= 0 && at + e < end;
+      chunk.element[e] = in ? row[at + e] : to_storage<T>(0);
+    }
+  } else {
+#pragma unroll
+    for (int e = 0; e < N; ++e) chunk.element[e] = row_element(v, image, h, w0, j + e);
+  }
+  return chunk;
+}
+
 template <class T, class Tile>
 struct FirstFpropOperands {
   using A = typename Tile::template Share<Tile::kM, true>;
@@ -67,12 +90,7 @@ struct FirstFpropOperands {
       const TileRow row = rows[A::at(i)];
       const int h =
           row.source < 0 ? -1 : source_index(v.padding_mode, row.h + r * v.dilation_h, v.H);
-      Pack<T, Tile::kVector> chunk;
-#pragma unroll
-      for (int e = 0; e < Tile::kVector; ++e) {
-        chunk.element[e] = row_element(v, input + row.source, h, row.w, j0 + A::depth(i) + e);
-      }
-      a.set(i, chunk);
+      a.set(i, row_chunk<Tile::kVector>(v, input + row.source, h, row.w, j0 + A::depth(i)));
     }
 #pragma unroll
     for (int i = 0; i < B::kChunks; ++i) {
@@ -117,13 +135,9 @@ struct FirstWgradOperands : WgradOperands<T, Tile> {
               ? source_index(v.padding_mode,
                              virtual_index(at.p, this->r, v.stride_h, v.pad_top, v.dilation_h), v.H)
               : -1;
-      Pack<T, Tile::kVector> chunk;
-#pragma unroll
-      for (int e = 0; e < Tile::kVector; ++e) {
-        chunk.element[e] = row_element(v, this->input + at.n * v.input.n, h,
-                                       at.q * v.stride_w - v.pad_left, this->lane0 + B::at(i) + e);
-      }
-      this->b.set(i, chunk);
+      const T* image = this->input + at.n * v.input.n;
+      const int w0 = at.q * v.stride_w - v.pad_left;
+      this->b.set(i, row_chunk<Tile::kVector>(v, image, h, w0, this->lane0 + B::at(i)));
     }
   }
 };
