@@ -1,4 +1,4 @@
-"""Every rung once on small problems, for a tool that watches the device: test_sanitizer.py."""
+"""Every rung once on small problems, for a tool that watches the device: test_gpu_sanitizer.py."""
 
 from __future__ import annotations
 
