@@ -108,7 +108,7 @@ def algorithm_of(kernel: str) -> str:
         if sign in kernel:
             return name
     for name in ("depthwise", "grouped"):
-        if f"_{name}" in kernel:
+        if name in kernel:
             return name
     return "other"
 
