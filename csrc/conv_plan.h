@@ -123,6 +123,8 @@ struct ConvPlan {
 ConvPlan make_plan(const ConvProblem& problem, Pass pass, const PlanOptions& options);
 // The same plan, with the reasons for it.
 ConvPlan explain_plan(const ConvProblem& problem, Pass pass, const PlanOptions& options);
+// How the work is cut, in words: a line each.
+std::vector<std::string> blocking_of(const ConvPlan& plan);
 std::string to_string(const ConvPlan& plan);
 
 // The process-wide options that ops use: CONVEXT_CPU_ISA, CONVEXT_PLAN and CONVEXT_WORKSPACE_LIMIT

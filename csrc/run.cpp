@@ -2,6 +2,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 
 #include "cpu/drivers.h"
 #include "plan/kernel_table.h"
@@ -16,7 +17,39 @@ std::atomic<std::int64_t>* run_counters() {
   return counters.get();
 }
 
+// Of each pass; guarded by the mutex. A name is copied into the place of the last one: no call
+// allocates but the first.
+struct LastRuns {
+  std::mutex mutex;
+  KernelRun runs[kPassCount];
+};
+
+LastRuns& last_runs() {
+  static LastRuns runs;
+  return runs;
+}
+
 }  // namespace
+
+KernelRun last_run(Pass pass) {
+  LastRuns& last = last_runs();
+  const std::lock_guard<std::mutex> lock(last.mutex);
+  return last.runs[static_cast<int>(pass)];
+}
+
+void note_run(Pass pass, const ConvProblem& problem, const std::string& kernel) {
+  LastRuns& last = last_runs();
+  const std::lock_guard<std::mutex> lock(last.mutex);
+  KernelRun& run = last.runs[static_cast<int>(pass)];
+  run.kernel = kernel;
+  run.problem = problem;
+}
+
+void forget_runs() {
+  LastRuns& last = last_runs();
+  const std::lock_guard<std::mutex> lock(last.mutex);
+  for (KernelRun& run : last.runs) run = {};
+}
 
 std::int64_t kernel_runs(int index) { return run_counters()[index].load(); }
 
@@ -67,6 +100,7 @@ void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& a
   const Threads threads = plan.one_thread ? Threads{} : all_threads;
   const ScratchUse use;
   run_counters()[plan.kernel->index].fetch_add(1, std::memory_order_relaxed);
+  note_run(plan.pass, plan.problem, plan.kernel->name);
   if (plan.border == nullptr) return run_kernel(plan, tensors, threads);
   ConvPlan zeros = plan;
   zeros.problem.padding_mode = PaddingMode::kZeros;

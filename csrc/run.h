@@ -1,6 +1,8 @@
 // Runs a plan.
 #pragma once
 
+#include <string>
+
 #include "conv_plan.h"
 #include "parallel.h"
 
@@ -17,6 +19,17 @@ struct ConvTensors {
 };
 
 void run_plan(const ConvPlan& plan, const ConvTensors& tensors, const Threads& threads);
+
+// A kernel's run: of which pass of which problem.
+struct KernelRun {
+  std::string kernel;  // empty: none yet
+  ConvProblem problem;
+};
+
+// The last run of a pass in this process, on whichever thread and device.
+KernelRun last_run(Pass pass);
+void note_run(Pass pass, const ConvProblem& problem, const std::string& kernel);
+void forget_runs();
 
 // How often each kernel of the table ran in this process, by table index.
 std::int64_t kernel_runs(int index);

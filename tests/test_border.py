@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from planned import planned
 
 import convext
 from convext import _C
@@ -99,7 +100,7 @@ def test_plans_tell_of_the_second_step() -> None:
 
     def plan(mode: str, padding: int = 1) -> _C.Plan:
         with convext.force_plan("dgrad=winograd4"):
-            return convext.explain(
+            return planned(
                 input, weight, padding=padding, padding_mode=mode, direction="input_grad"
             )
 

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 import torch
+from planned import planned
 
 import convext
 
@@ -105,9 +106,7 @@ def test_forced_plans_that_cannot_run() -> None:
 )
 def test_explain(direction: str, name: str) -> None:
     input, weight = torch.empty(2, 4, 6, 7, device="meta"), torch.empty(6, 2, 3, 2, device="meta")
-    plan = convext.explain(
-        input, weight, stride=(2, 1), padding="valid", groups=2, direction=direction
-    )
+    plan = planned(input, weight, stride=(2, 1), padding="valid", groups=2, direction=direction)
     assert plan.pass_ == name
     assert plan.kernel.startswith(name)
     problem = plan.problem
@@ -123,18 +122,18 @@ def test_explain_says_what_runs() -> None:
     convext._C.reset_kernel_runs()
     convext.conv2d(input, weight, padding=(1, 0, 2, 1), padding_mode="circular")
     (kernel,) = [name for name, runs in convext._C.kernel_runs().items() if runs]
-    plan = convext.explain(input, weight, padding=(1, 0, 2, 1), padding_mode="circular")
+    plan = planned(input, weight, padding=(1, 0, 2, 1), padding_mode="circular")
     assert plan.kernel == kernel
 
 
 def test_little_work_stays_on_one_thread() -> None:
     small = torch.empty(1, 16, 8, 8), torch.empty(16, 16, 3, 3)
     large = torch.empty(1, 256, 28, 28), torch.empty(256, 256, 3, 3)
-    assert convext.explain(*small).one_thread
-    assert "one thread: too little to share" in str(convext.explain(*small))
-    assert not convext.explain(*large).one_thread
+    assert planned(*small).one_thread
+    assert "one thread: too little to share" in str(planned(*small))
+    assert not planned(*large).one_thread
     with convext.force_plan("indirect"):  # as tests of single kernels want it
-        assert not convext.explain(*small).one_thread
+        assert not planned(*small).one_thread
 
 
 def test_options_reach_plans_that_are_kept() -> None:
@@ -175,27 +174,25 @@ def test_explain_of_other_layouts() -> None:
         input.transpose(2, 3),
         input[:, :, ::2, ::2].expand(3, 4, 3, 3),
     ):
-        problem = convext.explain(other, weight).problem
+        problem = planned(other, weight).problem
         assert other.shape == (problem.N, problem.C, problem.H, problem.W)
 
 
 def test_explain_of_other_inputs_and_errors() -> None:
     weight = torch.empty(6, 4, 3, 3)
-    assert convext.explain(torch.empty(4, 6, 6), weight).problem.N == 1
+    assert planned(torch.empty(4, 6, 6), weight).problem.N == 1
     complex_input = torch.empty(1, 4, 6, 6, dtype=torch.complex64)
-    assert convext.explain(complex_input, weight.to(torch.complex64)).problem.dtype == "float32"
-    with pytest.raises(ValueError, match="direction must be one of"):
-        convext.explain(torch.empty(1, 4, 6, 6), weight, direction="backward")
+    assert planned(complex_input, weight.to(torch.complex64)).problem.dtype == "float32"
     with pytest.raises(ValueError, match="dtype must be one of"):
-        convext.explain(torch.empty(1, 4, 6, 6, dtype=torch.bool), weight.to(torch.bool))
+        planned(torch.empty(1, 4, 6, 6, dtype=torch.bool), weight.to(torch.bool))
     with pytest.raises(ValueError, match="padding_mode must be one of"):
-        convext.explain(torch.empty(1, 4, 6, 6), weight, padding_mode="mirror")
+        planned(torch.empty(1, 4, 6, 6), weight, padding_mode="mirror")
     with pytest.raises(RuntimeError, match="must have one dtype"):
-        convext.explain(torch.empty(1, 4, 6, 6, dtype=torch.float64), weight)
-    with pytest.raises(TypeError, match="input must be a Tensor, but got list"):
-        convext.explain([1.0], weight)  # type: ignore[arg-type]
+        planned(torch.empty(1, 4, 6, 6, dtype=torch.float64), weight)
+    with pytest.raises(TypeError, match="input must be a Tensor or its shape, but got list"):
+        planned([1.0], weight)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
-        convext.explain(torch.empty(1, 4, 2, 2), weight)
+        planned(torch.empty(1, 4, 2, 2), weight)
 
 
 def test_versions() -> None:
@@ -227,9 +224,9 @@ def test_batch_invariance_does_not_look_at_how_samples_lie(
 
     with convext.batch_invariant():
         expected = convext.conv2d(alone, weight, padding=padding)
-        kernel = convext.explain(alone, weight, padding=padding).kernel
+        kernel = planned(alone, weight, padding=padding).kernel
         gradient = input_grads(alone)[0]
         for batch in (alone.expand(3, -1, -1, -1), others[::2], others):
-            assert convext.explain(batch, weight, padding=padding).kernel == kernel
+            assert planned(batch, weight, padding=padding).kernel == kernel
             assert torch.equal(convext.conv2d(batch, weight, padding=padding)[:1], expected)
             assert torch.equal(input_grads(batch)[0], gradient)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from planned import planned
 
 import convext
 from convext.testing import Problem, assert_correct
@@ -61,9 +62,7 @@ def test_the_order_of_the_work_changes_no_bit(name: str, dtype: torch.dtype) -> 
     with convext.force_plan("fprop=pointwise,dgrad=pointwise"):
         for direction in ("forward", "input_grad"):
             for n, by_panel in ((problem.N, True), (images, False)):
-                plan = convext.explain(
-                    few.input[:n], few.weight, problem.stride, direction=direction
-                )
+                plan = planned(few.input[:n], few.weight, problem.stride, direction=direction)
                 assert ("each thread packs the weights" in str(plan)) == by_panel
         for some, all_of_them in zip(results(problem.N), results(images), strict=True):
             assert torch.equal(some, all_of_them[: problem.N])

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from planned import planned
 from torch import Tensor
 
 import convext
@@ -149,7 +150,7 @@ def test_a_limit_is_respected_and_results_are_right(name: str, limit: int) -> No
     for result, wanted in zip(all_passes(input, weight, arguments), expected, strict=True):
         assert torch.equal(result, wanted)
     for direction in DIRECTIONS:
-        plan = convext.explain(input, weight, direction=direction, **arguments)
+        plan = planned(input, weight, direction=direction, **arguments)
         assert plan.workspace_bytes + plan.thread_workspace_bytes <= limit
         refusals = dict(plan.refused).values()
         unbounded = [why for why in refusals if why.endswith(f"the limit is {limit}")]
@@ -174,7 +175,7 @@ def held_by_each_kernel(
     output = convext.conv2d(input, weight, bias, **arguments)
     grad_output = torch.ones_like(output)
     leaf = [tensor for tensor in (input, weight, bias) if tensor.requires_grad]
-    problem = convext.explain(input, weight, **arguments).problem
+    problem = planned(input, weight, **arguments).problem
     for kernel in convext._C.kernels():
         if (kernel["pass"], kernel["algorithm"]) != (direction, algorithm):
             continue
@@ -254,7 +255,7 @@ def test_large_buffers_are_not_kept() -> None:
     input = torch.ones(1, channels, 2, 2)
     weight = torch.ones(channels, channels, 3, 3)
     with convext.force_plan("fprop=indirect"):
-        plan = convext.explain(input, weight, padding=1)
+        plan = planned(input, weight, padding=1)
         assert plan.workspace_bytes > KEPT
         output = convext.conv2d(input, weight, padding=1)
     assert torch.equal(output, torch.full_like(output, 4.0 * channels))
@@ -340,7 +341,7 @@ def test_batch_invariant_under_a_limit(channels: int, size: int, stride: int, li
     input, weight = torch.randn(32, channels, size, size), torch.randn(channels, channels, 3, 3)
     convext.set_workspace_limit(limit)
     with convext.batch_invariant():
-        plans = [convext.explain(input[:n], weight, stride, padding=1) for n in (1, 2, 4, 8, 32)]
+        plans = [planned(input[:n], weight, stride, padding=1) for n in (1, 2, 4, 8, 32)]
         assert len({plan.algorithm for plan in plans}) == 1
         assert all(p.workspace_bytes + p.thread_workspace_bytes <= limit for p in plans)
         one, all_of_them = (
@@ -373,7 +374,8 @@ def test_environment_variable() -> None:
     code = """
 import torch, convext
 print(convext.workspace_limit())
-print(convext.explain(torch.empty(1, 8, 9, 9), torch.empty(8, 8, 3, 3)).algorithm)
+problem = convext.problem((1, 8, 9, 9), (8, 8, 3, 3))
+print(convext.explain(problem)["forward"].algorithm)
 convext.conv2d(torch.ones(1, 8, 9, 9), torch.ones(8, 8, 3, 3))
 print(convext.held_workspace())
 """
@@ -452,7 +454,7 @@ def test_pointwise_plans_tell_what_is_held(name: str) -> None:
     images = make()
     weight = torch.randn(outputs, images.shape[1], 1, 1)
     with convext.batch_invariant(invariant), convext.force_plan("fprop=pointwise"):
-        plan = convext.explain(images, weight)
+        plan = planned(images, weight)
         convext.free_workspace()
         convext.conv2d(images, weight)
         held = convext.held_workspace()

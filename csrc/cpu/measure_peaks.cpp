@@ -1,5 +1,6 @@
 #include "measure_peaks.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
@@ -94,6 +95,22 @@ Peaks measure_peaks(Isa isa, int threads, std::int64_t buffer_bytes) {
   peaks.float64 = fma_rate(threads, kernels.f64.lanes, kernels.fma_peak_f64);
   peaks.copy = copy_rate(threads, buffer_bytes);
   return peaks;
+}
+
+double measure_clock() {
+  constexpr int kRuns = 10, kAdditions = 100 * 1000;
+  double best = 0;
+  for (int run = 0; run < kRuns; ++run) {
+    std::uint64_t sum = 0;
+    const Clock::time_point begin = Clock::now();
+    for (int i = 0; i < kAdditions; ++i) {
+      sum += 3;
+      asm volatile("" : "+r"(sum));  // no compiler adds two at once
+    }
+    const double seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    best = std::max(best, kAdditions / seconds);
+  }
+  return best;
 }
 
 }  // namespace convext

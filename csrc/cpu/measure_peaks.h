@@ -17,4 +17,8 @@ struct Peaks {
 // Takes some tenths of a second.
 Peaks measure_peaks(Isa isa, int threads, std::int64_t buffer_bytes);
 
+// Cycles per second of the core it runs on, by a chain of additions, each of which takes one. The
+// best of some short runs: a millisecond in all.
+double measure_clock();
+
 }  // namespace convext

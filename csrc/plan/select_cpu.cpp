@@ -149,33 +149,47 @@ ConvPlan explain_plan(const ConvProblem& problem, Pass pass, const PlanOptions& 
   return choose(problem, pass, options, true);
 }
 
+std::vector<std::string> blocking_of(const ConvPlan& plan) {
+  std::vector<std::string> lines;
+  const auto say = [&lines](const std::string& what, std::int64_t value) {
+    lines.push_back(what + ": " + std::to_string(value));
+  };
+  lines.push_back("register tile: " + std::to_string(plan.kernel->mr) + "x" +
+                  std::to_string(plan.kernel->nr));
+  if (plan.pixel_block) say("pixels a work item", plan.pixel_block);
+  if (plan.one_thread) lines.push_back("one thread: too little to share");
+  if (plan.row_block) say("rows a work item", plan.row_block);
+  if (plan.tile_rows) say("channels of the register tile", plan.tile_rows);
+  if (plan.by_panel) {
+    lines.push_back("channels adjacent: each thread packs the weights it multiplies by");
+  }
+  if (plan.merged_columns) lines.push_back("a kernel row's taps and channels are one run");
+  if (plan.channel_block) {
+    const bool planes = plan.kernel->algorithm == Algorithm::kDepthwise ||
+                        plan.kernel->algorithm == Algorithm::kGrouped;
+    say(std::string(planes                      ? "whole planes,"
+                    : plan.pass == Pass::kDgrad ? "output"
+                                                : "input") +
+            " channels a work item",
+        plan.channel_block);
+  }
+  if (plan.border != nullptr) {
+    lines.push_back("runs as with zeros for padding, then adds what copied pixels receive: " +
+                    plan.border->name + ", " + std::to_string(plan.border_block) +
+                    " border pixels a work item");
+  }
+  if (plan.pass == Pass::kWgrad || plan.pass == Pass::kBgrad) {
+    say("chunks, summed in order", plan.splits);
+  }
+  return lines;
+}
+
 std::string to_string(const ConvPlan& plan) {
   std::ostringstream out;
   out << to_string(plan.pass) << ": " << plan.kernel->name << "\n  " << to_string(plan.problem)
       << "\n  why: " << plan.reason;
   for (const auto& [name, why] : plan.refused) out << "\n  refused: " << name << ": " << why;
-  out << "\n  register tile: " << plan.kernel->mr << "x" << plan.kernel->nr;
-  if (plan.pixel_block) out << "\n  pixels a work item: " << plan.pixel_block;
-  if (plan.one_thread) out << "\n  one thread: too little to share";
-  if (plan.row_block) out << "\n  rows a work item: " << plan.row_block;
-  if (plan.tile_rows) out << "\n  channels of the register tile: " << plan.tile_rows;
-  if (plan.by_panel) out << "\n  channels adjacent: each thread packs the weights it multiplies by";
-  if (plan.merged_columns) out << "\n  a kernel row's taps and channels are one run";
-  if (plan.channel_block) {
-    const bool planes = plan.kernel->algorithm == Algorithm::kDepthwise ||
-                        plan.kernel->algorithm == Algorithm::kGrouped;
-    out << (planes                      ? "\n  whole planes,"
-            : plan.pass == Pass::kDgrad ? "\n  output"
-                                        : "\n  input")
-        << " channels a work item: " << plan.channel_block;
-  }
-  if (plan.border != nullptr) {
-    out << "\n  runs as with zeros for padding, then adds what copied pixels receive: "
-        << plan.border->name << ", " << plan.border_block << " border pixels a work item";
-  }
-  if (plan.pass == Pass::kWgrad || plan.pass == Pass::kBgrad) {
-    out << "\n  chunks, summed in order: " << plan.splits;
-  }
+  for (const std::string& line : blocking_of(plan)) out << "\n  " << line;
   out << "\n  expected: " << plan.cost.multiply / 1e3 << " kilocycles multiplying, "
       << plan.cost.move / 1e3 << " packing, " << plan.cost.memory / 1e3 << " for memory";
   out << "\n  workspace: " << plan.workspace_bytes << " bytes, and " << plan.thread_workspace_bytes

@@ -10,6 +10,7 @@
 #include "../cuda_library.h"
 #include "../plan/cpu_features.h"
 #include "../plan/kernel_table.h"
+#include "../plan/options.h"
 #include "../run.h"
 #include "short_ways.h"
 
@@ -129,9 +130,11 @@ py::list cuda_kernels() {
 
 py::dict cuda_plan(const ConvProblem& problem, const std::string& pass, int compute_capability,
                    int multiprocessors, bool tf32, const std::string& force) {
-  const convext::CudaChoice choice =
-      loaded_cuda().plan(problem, parse_pass(pass), {compute_capability, multiprocessors, tf32},
-                         force, convext::current_options().workspace_limit);
+  const convext::PlanOptions options = convext::current_options();
+  const convext::CudaChoice choice = loaded_cuda().plan(
+      problem, parse_pass(pass), {compute_capability, multiprocessors, tf32},
+      force.empty() ? convext::cuda_force_for(options.force, parse_pass(pass)) : force,
+      options.workspace_limit);
   py::dict plan = as_dict(choice.kernel);
   plan["workspace_bytes"] = choice.workspace_bytes;
   plan["reason"] = choice.reason;
@@ -231,6 +234,7 @@ PYBIND11_MODULE(_C, m) {
                                cycles["memory"] = p.cost.memory;
                                return cycles;
                              })
+      .def_property_readonly("blocking", &convext::blocking_of)
       .def_readonly("reason", &ConvPlan::reason)
       .def_readonly("refused", &ConvPlan::refused)
       .def("__str__", [](const ConvPlan& p) { return convext::to_string(p); })
@@ -287,7 +291,18 @@ PYBIND11_MODULE(_C, m) {
   m.def("reset_kernel_runs", [] {
     convext::reset_kernel_runs();
     convext::reset_cuda_runs();
+    convext::forget_runs();
   });
+  // None where no kernel of this pass has run.
+  m.def(
+      "last_run",
+      [](const std::string& pass) -> std::optional<std::pair<std::string, ConvProblem>> {
+        const convext::KernelRun run = convext::last_run(parse_pass(pass));
+        if (run.kernel.empty()) return std::nullopt;
+        return std::make_pair(run.kernel, run.problem);
+      },
+      py::arg("pass_"));
+  m.def("measure_clock", &convext::measure_clock);
   m.def("measure_peaks", &measure_peaks, py::arg("threads"),
         py::arg("buffer_bytes") = std::int64_t{1} << 27);
 }

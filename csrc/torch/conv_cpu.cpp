@@ -42,7 +42,9 @@ Threads torch_threads() {
 void run(const ConvProblem& problem, Pass pass, const ConvTensors& tensors, bool is_complex,
          const Tensor& result) {
   if (!is_complex) {
-    run_plan(current_plan(problem, pass), tensors, torch_threads());
+    const ConvPlan& plan = current_plan(problem, pass);
+    const ProfilerRange range(plan.kernel->name);
+    run_plan(plan, tensors, torch_threads());
     return;
   }
   Tensor sums[2];

@@ -198,8 +198,10 @@ struct Cuda {
     operands.bias = bias.view.data;
     operands.workspace = workspace.mutable_data_ptr();
     operands.result = result->view.data;
+    const ProfilerRange range(plan.rung->name);
     plan.rung->run(params(), operands, queue.stream);
     count_cuda_run(plan.rung->name);
+    note_run(pass, problem, plan.rung->name);
     result->copy_out(queue.stream);
   }
 

@@ -22,6 +22,31 @@ using torch::stable::Tensor;
 
 [[noreturn]] inline void fail(const std::string& message) { throw std::runtime_error(message); }
 
+// ---- profiler ----------------------------------------------------------------------------------
+
+// While it lives, torch's profiler shows an operator of this name. In a torch that cannot be told,
+// there is none.
+#pragma weak aoti_record_function_start
+#pragma weak aoti_record_function_end
+
+class ProfilerRange {
+ public:
+  explicit ProfilerRange(const std::string& name) {
+    if (aoti_record_function_start == nullptr || aoti_record_function_end == nullptr) return;
+    if (aoti_record_function_start(name.c_str(), nullptr, nullptr, 0, &handle_) != 0) {
+      handle_ = nullptr;
+    }
+  }
+  ~ProfilerRange() {
+    if (handle_ != nullptr) aoti_record_function_end(handle_);
+  }
+  ProfilerRange(const ProfilerRange&) = delete;
+  ProfilerRange& operator=(const ProfilerRange&) = delete;
+
+ private:
+  AtenRecordFunctionHandle handle_ = nullptr;
+};
+
 // ---- dtypes ------------------------------------------------------------------------------------
 
 struct ElementType {

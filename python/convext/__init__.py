@@ -7,7 +7,8 @@
   the places of :func:`torch.nn.functional.conv2d`, :class:`torch.nn.Conv2d`,
   :class:`torch.nn.LazyConv2d`.
 - :func:`convert`, :func:`revert`, :class:`patch`: existing models.
-- :class:`batch_invariant`, :func:`force_plan`, :func:`explain`: what runs.
+- :func:`explain`, :class:`Plan`, :func:`problem`, :func:`last_plan`: what will run, and what ran.
+- :class:`batch_invariant`, :func:`force_plan`: a say in it.
 - :func:`set_workspace_limit`, :func:`held_workspace`, :func:`free_workspace`: working memory.
 - :func:`decompositions`: exported programs that need no convext.
 """
@@ -20,11 +21,11 @@ _library.cuda_problem = _library.load_cuda(list(__path__))
 
 from ._ops import decompositions  # noqa: E402 - the operators have to be loaded first
 from .convert import convert, patch, revert  # noqa: E402
+from .explaining import explain, last_plan, problem  # noqa: E402
 from .functional import conv2d  # noqa: E402
 from .modules import ConvExt2d, LazyConvExt2d  # noqa: E402
-from .plan import (  # noqa: E402
+from .options import (  # noqa: E402
     batch_invariant,
-    explain,
     force_plan,
     forced_plan,
     free_workspace,
@@ -33,10 +34,12 @@ from .plan import (  # noqa: E402
     set_workspace_limit,
     workspace_limit,
 )
+from .plan import Plan  # noqa: E402
 
 __all__ = [
     "ConvExt2d",
     "LazyConvExt2d",
+    "Plan",
     "__version__",
     "batch_invariant",
     "conv2d",
@@ -48,7 +51,9 @@ __all__ = [
     "free_workspace",
     "held_workspace",
     "is_batch_invariant",
+    "last_plan",
     "patch",
+    "problem",
     "revert",
     "set_workspace_limit",
     "workspace_limit",

@@ -280,7 +280,14 @@ _C.connect_short_ways(
 
 # Whether a float32 convolution on CUDA may round its products to TF32.
 _cudnn: Any = torch.backends.cudnn
-_C.connect_tf32(lambda: _cudnn.conv.fp32_precision == "tf32")
+
+
+def tf32_allowed() -> bool:
+    """What torch says about float32 convolutions on CUDA: whether they may be rounded to TF32."""
+    return bool(_cudnn.conv.fp32_precision == "tf32")
+
+
+_C.connect_tf32(tf32_allowed)
 
 
 def _is_transformed() -> bool:

@@ -1,240 +1,322 @@
-"""What will run, and how to have a say in it.
-
-The choices below hold for the whole process, not for one thread: a backward pass may run on another
-thread than its forward pass and has to choose alike.
-"""
+"""Plans: :class:`Plan` and :class:`PassPlan`. :func:`convext.explain` makes them."""
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterator
-from contextlib import ContextDecorator, contextmanager
-from types import TracebackType
-from typing import Any, TypeVar
-
-import torch
-from torch import Tensor
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
 
 from . import _C
-from .functional import Size2, check_padding_mode, normalised_geometry
-
-F = TypeVar("F", bound=Callable[..., Any])
 
 # The passes by their names here and in the kernels.
-PASSES = {"forward": "fprop", "input_grad": "dgrad", "weight_grad": "wgrad"}
+PASSES = {
+    "forward": "fprop",
+    "input_grad": "dgrad",
+    "weight_grad": "wgrad",
+    "bias_grad": "bgrad",
+}
+
+# What a plan's cycles are spent on, in words.
+BOUNDS = {"multiply": "multiplying", "move": "packing", "memory": "memory"}
+
+SCHEMA = 1
 
 
-class batch_invariant(ContextDecorator):
-    """Makes a sample's result independent of what else is in the batch, bit for bit.
+@dataclass(frozen=True)
+class PassPlan:
+    """The plan of one pass.
 
-    It holds for the output and for the gradient of the input; the gradients of weight and bias are
-    sums over the batch. Samples are compared that lie in memory alike, each for
-    itself: how a batch strings them together does not matter. It costs some speed, for kernels must
-    be chosen without looking at the batch size. Function transforms and forward-mode AD run ATen's
-    kernels, to which it does not apply.
-
-    Like :class:`torch.set_grad_enabled` it is a function and a context manager, and it can
-    decorate:
-
-    >>> convext.batch_invariant()             # from now on, in the whole process
-    >>> convext.batch_invariant(False)        # off again
-    >>> with convext.batch_invariant():       # on inside, then as before
-    ...     output = model(batch)
-
-    A model compiled by ``torch.compile`` obeys too, as the choice is made when a kernel runs; call
-    this outside of the compiled function.
-
-    Args:
-        enabled: on or off.
-
-    Raises:
-        TypeError: ``enabled`` is no bool.
+    Attributes:
+        name: ``"forward"``, ``"input_grad"``, ``"weight_grad"`` or ``"bias_grad"``.
+        kernel: pass_algorithm_dtype_layout_tile_arch.
+        algorithm: as :func:`force_plan` takes it.
+        arch: the CPU's instruction set, or ``"sm_90"``: the compute capability planned for.
+        tile: rows and columns of the register tile, (mr, nr); of a CUDA kernel (m, n, k) of a
+            thread block, zeros where there is none.
+        threads: how many take part; of a CUDA kernel 0.
+        workspace_bytes: working memory of the call, at most.
+        thread_workspace_bytes: and of each thread.
+        flops: 2 N K P Q C/groups R S; of the bias gradient N K P Q.
+        bytes: the least traffic, each tensor once.
+        cycles: expected cycles of one core, ``"multiply"``, ``"move"`` (packing) and ``"memory"``;
+            none of a CUDA kernel.
+        seconds: these, shared by the threads, at the clock that this machine was seen to have;
+            None of a CUDA kernel. A model's figure, not a measurement.
+        bound: what most cycles go to: ``"multiplying"``, ``"packing"`` or ``"memory"``; "" of a
+            CUDA kernel.
+        reason: why this kernel.
+        refused: (kernel, why not), each of the others.
+        blocking: how the work is cut, a line each.
+        sources: file:line function; the first computes, the last cuts the work.
     """
 
-    def __init__(self, enabled: bool = True) -> None:
-        if not isinstance(enabled, bool):
-            raise TypeError(f"enabled must be True or False, but got {enabled!r}")
-        self.enabled = enabled
-        self.previous = _C.set_batch_invariant(self.enabled)
+    name: str
+    kernel: str
+    algorithm: str
+    arch: str
+    tile: tuple[int, ...]
+    threads: int
+    workspace_bytes: int
+    thread_workspace_bytes: int
+    flops: int
+    bytes: int
+    cycles: dict[str, float]
+    seconds: float | None
+    bound: str
+    reason: str
+    refused: tuple[tuple[str, str], ...]
+    blocking: tuple[str, ...]
+    sources: tuple[str, ...]
 
-    def __call__(self, function: F) -> F:
-        _C.set_batch_invariant(self.previous)  # a decorated function switches only when it runs
-        return super().__call__(function)
+    @property
+    def intensity(self) -> float:
+        """Arithmetic intensity: operations for each byte that has to be moved."""
+        return self.flops / self.bytes if self.bytes else 0.0
 
-    def _recreate_cm(self) -> batch_invariant:
-        return type(self)(self.enabled)
+    def facts(self) -> list[tuple[str, str]]:
+        """(what, in words), without the other kernels."""
+        found = [("why", self.reason)]
+        found += [("", line) for line in self.blocking]
+        if self.seconds is not None:
+            threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
+            spent = ", ".join(f"{self.cycles[key] / 1e3:.4g} {BOUNDS[key]}" for key in BOUNDS)
+            found.append(
+                ("expected", f"{_seconds(self.seconds)} on {threads}, bound by {self.bound}")
+            )
+            found.append(("", f"kilocycles of one core: {spent}"))
+        own = f", and {_bytes(self.thread_workspace_bytes)} of each thread" if self.threads else ""
+        found.append(("workspace", _bytes(self.workspace_bytes) + own))
+        found += [("source" if i == 0 else "", each) for i, each in enumerate(self.sources)]
+        return found
 
-    def __enter__(self) -> batch_invariant:
-        _C.set_batch_invariant(self.enabled)
-        return self
+    def __str__(self) -> str:
+        lines = [f"{self.name}: {self.kernel}"]
+        lines += [f"  {name:<10} {value}" for name, value in self.facts()]
+        lines += [f"  {'not':<10} {kernel}: {why}" for kernel, why in self.refused]
+        return "\n".join(lines)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
+
+class Plan:
+    """What a convolution will do, pass by pass. :func:`explain` makes it.
+
+    ``print`` shows all of it, a notebook a table.
+
+    Attributes:
+        problem: the geometry: N C H W, K R S, P Q, pad_top ..., stride_h ..., groups, dtype.
+        device: ``"cpu"``, or a GPU's compute capability, ``"sm_90"``.
+        passes: name -> :class:`convext.plan.PassPlan`, of ``"forward"``, ``"input_grad"``,
+            ``"weight_grad"`` and ``"bias_grad"``. ``plan["forward"]`` is short for it.
+    """
+
+    def __init__(
+        self, problem: _C.ConvProblem, device: str, passes: Mapping[str, PassPlan]
     ) -> None:
-        _C.set_batch_invariant(self.previous)
+        self.problem = problem
+        self.device = device
+        self.passes = dict(passes)
+
+    def __getitem__(self, name: str) -> PassPlan:
+        return self.passes[name]
+
+    @property
+    def output_size(self) -> tuple[int, int, int, int]:
+        """(N, K, P, Q)."""
+        p = self.problem
+        return (p.N, p.K, p.P, p.Q)
+
+    @property
+    def formula(self) -> dict[str, str]:
+        """How the output's height P and width Q come about, with the numbers filled in.
+
+        The formula is that of :class:`torch.nn.Conv2d`, with padding on four sides.
+        """
+        p = self.problem
+
+        def filled(extent: int, pads: str, dilation: int, taps: int, stride: int, out: int) -> str:
+            last = f"{extent} + {pads} - {dilation} * ({taps} - 1) - 1"
+            return f"floor(({last}) / {stride}) + 1 = {out}"
+
+        return {
+            "P": filled(p.H, f"{p.pad_top} + {p.pad_bottom}", p.dilation_h, p.R, p.stride_h, p.P),
+            "Q": filled(p.W, f"{p.pad_left} + {p.pad_right}", p.dilation_w, p.S, p.stride_w, p.Q),
+        }
+
+    @property
+    def flops(self) -> int:
+        """Of the forward pass, a multiplication and an addition counted each."""
+        return self["forward"].flops
+
+    @property
+    def bytes(self) -> int:
+        """Least traffic of the forward pass: input, weight and output, once each."""
+        return self["forward"].bytes
+
+    @property
+    def intensity(self) -> float:
+        """Operations for each byte of the forward pass."""
+        return self["forward"].intensity
+
+    @property
+    def spec(self) -> str:
+        """The kernels as :func:`force_plan` and ``CONVEXT_PLAN`` take them."""
+        return ",".join(f"{PASSES[name]}={plan.kernel}" for name, plan in self.passes.items())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as numbers, strings, lists and dicts, for JSON."""
+        p = self.problem
+        return {
+            "schema": SCHEMA,
+            "device": self.device,
+            "problem": {
+                "input_size": [p.N, p.C, p.H, p.W],
+                "weight_size": [p.K, p.C // p.groups, p.R, p.S],
+                "stride": [p.stride_h, p.stride_w],
+                "padding": [p.pad_left, p.pad_right, p.pad_top, p.pad_bottom],
+                "dilation": [p.dilation_h, p.dilation_w],
+                "groups": p.groups,
+                "padding_mode": p.padding_mode,
+                "dtype": p.dtype,
+                "input_layout": p.input_layout,
+                "weight_layout": p.weight_layout,
+            },
+            "output_size": list(self.output_size),
+            "formula": self.formula,
+            "passes": {
+                name: {**asdict(plan), "intensity": plan.intensity}
+                for name, plan in self.passes.items()
+            },
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Plan:
+        """The plan that :meth:`to_dict` made these of.
+
+        Raises:
+            ValueError: they are not a plan's.
+        """
+        try:
+            if values["schema"] != SCHEMA:
+                raise ValueError(f"schema {values['schema']!r}, where {SCHEMA} is known")
+            passes = {}
+            for name, given in values["passes"].items():
+                fields = {key: given[key] for key in PassPlan.__dataclass_fields__}
+                fields["refused"] = tuple((kernel, why) for kernel, why in fields["refused"])
+                for key in ("tile", "blocking", "sources"):
+                    fields[key] = tuple(fields[key])
+                passes[name] = PassPlan(**fields)
+            return cls(_C.ConvProblem(**values["problem"]), values["device"], passes)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"values is no plan of convext's: {error}") from error
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes it to a file, as JSON.
+
+        Raises:
+            OSError: ``path`` cannot be written.
+        """
+        Path(path).write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Plan:
+        """A plan that :meth:`save` wrote: to be looked at, compared, or forced.
+
+        >>> with convext.force_plan(convext.Plan.load("plan.json")):
+        ...     output = layer(input)
+
+        Raises:
+            OSError: ``path`` cannot be read.
+            ValueError: it holds no plan.
+        """
+        try:
+            values = json.loads(Path(path).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} holds no plan: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{path} holds no plan")
+        return cls.from_dict(values)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Plan):
+            return NotImplemented
+        return self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def facts(self) -> list[tuple[str, str]]:
+        """(what, in words), before the passes."""
+        p = self.problem
+        pads = (p.pad_left, p.pad_right, p.pad_top, p.pad_bottom)
+        return [
+            ("input", f"{p.N}x{p.C}x{p.H}x{p.W} {p.dtype}, {p.input_layout}"),
+            (
+                "convolution",
+                f"{p.K} channels of {p.R}x{p.S}, stride {p.stride_h}x{p.stride_w}, padding "
+                f"{' '.join(map(str, pads))} (left right top bottom) {p.padding_mode}, dilation "
+                f"{p.dilation_h}x{p.dilation_w}, groups {p.groups}",
+            ),
+            ("output", "x".join(map(str, self.output_size))),
+            ("  height", self.formula["P"]),
+            ("  width", self.formula["Q"]),
+            (
+                "work",
+                f"{self.flops / 1e6:.4g} MFLOP forward, {_bytes(self.bytes)} at least, "
+                f"{self.intensity:.3g} flop a byte",
+            ),
+            ("device", self.device),
+        ]
+
+    def __str__(self) -> str:
+        facts = "\n".join(f"{name:<12} {value}" for name, value in self.facts())
+        return "\n\n".join([facts, *map(str, self.passes.values())])
+
+    def __repr__(self) -> str:
+        kernels = ", ".join(f"{name}={plan.kernel}" for name, plan in self.passes.items())
+        return f"<convext.Plan on {self.device}: {kernels}>"
+
+    def _repr_html_(self) -> str:
+        def row(cells: Sequence[str], tag: str = "td") -> str:
+            style = 'style="text-align: left; vertical-align: top"'
+            return "<tr>" + "".join(f"<{tag} {style}>{cell}</{tag}>" for cell in cells) + "</tr>"
+
+        facts = "".join(row([html.escape(name), html.escape(text)]) for name, text in self.facts())
+        rows = [row(["pass", "kernel", "expected", "bound by", "workspace", "source"], "th")]
+        for name, plan in self.passes.items():
+            refused = "".join(
+                f"<li><code>{html.escape(kernel)}</code>: {html.escape(why)}</li>"
+                for kernel, why in plan.refused
+            )
+            rows.append(
+                row(
+                    [
+                        name,
+                        f"<code>{html.escape(plan.kernel)}</code><details><summary>"
+                        f"{html.escape(plan.reason)}; {len(plan.refused)} refused</summary>"
+                        f"<ul>{refused}</ul></details>",
+                        _seconds(plan.seconds) if plan.seconds is not None else "",
+                        plan.bound,
+                        _bytes(plan.workspace_bytes),
+                        "<br>".join(
+                            f"<code>{html.escape(source)}</code>" for source in plan.sources
+                        ),
+                    ]
+                )
+            )
+        return f"<table>{facts}</table><table>{''.join(rows)}</table>"
 
 
-def is_batch_invariant() -> bool:
-    """Whether :class:`batch_invariant` is on."""
-    return _C.batch_invariant()
+def _seconds(value: float) -> str:
+    for unit, scale in (("s", 1.0), ("ms", 1e3), ("us", 1e6)):
+        if value * scale >= 1:
+            return f"{value * scale:.3g} {unit}"
+    return f"{value * 1e6:.3g} us"
 
 
-@contextmanager
-def force_plan(name: str) -> Iterator[None]:
-    """Runs the kernels of one's choice, whatever the plan would have been.
-
-    >>> with convext.force_plan("reference"):
-    ...     expected = convext.conv2d(input, weight)
-
-    Args:
-        name: an algorithm (``"indirect"``) or a kernel, as ``convext info --kernels`` names them;
-            if need be for some passes only (``"fprop=indirect,wgrad=reference"``); ``""`` forces
-            nothing. The environment variable ``CONVEXT_PLAN`` gives the initial value.
-
-    Raises:
-        RuntimeError: the name is unknown; or, when a convolution is called, the kernel cannot run
-            it: the message says why.
-    """
-    previous = _C.set_forced_plan(name)
-    try:
-        yield
-    finally:
-        _C.set_forced_plan(previous)
-
-
-def forced_plan() -> str:
-    """What :func:`force_plan` or ``CONVEXT_PLAN`` asks for; ``""`` if nothing."""
-    return _C.forced_plan()
-
-
-def set_workspace_limit(bytes: int | None) -> None:
-    """Bounds the working memory of a convolution, in the whole process.
-
-    A kernel that would need more is refused, and the plan takes the best of the others, down to the
-    plain reference, which needs none: so every limit works, 0 too, but a small one costs speed. A
-    limit changes which kernel runs, and different kernels differ in rounding; every other promise
-    holds under any limit.
-
-    What counts is a call's working memory beyond its tensors: weights and bias packed for the
-    kernel, partial sums, and the buffers of one thread, for packed rows and tiles of results. Every
-    further thread that takes part has such buffers of its own
-    (``explain(...).thread_workspace_bytes``): the number of threads must not decide which kernel
-    runs. Complex convolutions consist of real ones, whose sums take two tensors of the result's
-    size; these and tables of indices, some kilobytes, are not counted. On CUDA, what counts is
-    partial sums and copies of tensors in another layout; :class:`batch_invariant` and a limit
-    together bar copies of images.
-
-    >>> convext.set_workspace_limit(1 << 20)   # a megabyte
-    >>> convext.set_workspace_limit(None)      # no limit, as at first
-
-    The environment variable ``CONVEXT_WORKSPACE_LIMIT``, in bytes, gives the initial value.
-
-    Args:
-        bytes: the most that a call may use, or None for no limit.
-
-    Raises:
-        TypeError: ``bytes`` is neither an integer nor None.
-        ValueError: ``bytes`` is negative or does not fit 64 bits.
-    """
-    if bytes is None:
-        _C.set_workspace_limit(None)
-        return
-    if isinstance(bytes, bool) or not hasattr(bytes, "__index__"):
-        raise TypeError(f"bytes must be an integer or None, but got {bytes!r}")
-    limit = operator.index(bytes)
-    if not 0 <= limit < 2**63:
-        raise ValueError(f"bytes must be between 0 and 2**63 - 1, or None, but got {limit}")
-    _C.set_workspace_limit(limit)
-
-
-def workspace_limit() -> int | None:
-    """What :func:`set_workspace_limit` or ``CONVEXT_WORKSPACE_LIMIT`` allows; None if all."""
-    return _C.workspace_limit()
-
-
-def held_workspace() -> int:
-    """The bytes of working memory that convext's kernels hold now, over all threads.
-
-    Buffers are kept for the next call: up to 64 MiB a thread, or up to the limit if that is less.
-    What is larger is freed when the call ends.
-    """
-    return _C.held_workspace()
-
-
-def free_workspace() -> None:
-    """Gives all working memory back: at once, or on threads that are busy when they are done."""
-    _C.free_workspace()
-
-
-def layout_of(tensor: Tensor) -> str:
-    """``"contiguous"``, ``"channels_last"`` or ``"strided"``, as a plan sees a 4-d tensor."""
-    if tensor.is_complex():  # its parts are what is convolved
-        return "strided"
-    if tensor.is_contiguous():
-        return "contiguous"
-    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
-        return "channels_last"
-    return "strided"
-
-
-def explain(
-    input: Tensor,
-    weight: Tensor,
-    stride: Size2 = 1,
-    padding: Size2 | str = 0,
-    dilation: Size2 = 1,
-    groups: int = 1,
-    *,
-    padding_mode: str = "zeros",
-    direction: str = "forward",
-) -> _C.Plan:
-    """The plan of a convolution on the CPU: the kernel that would run, and why not the others.
-
-    Only shapes, layouts and dtype count; meta tensors will do. A complex convolution is several
-    real ones, whose plan this is.
-
-    >>> image, weight = torch.empty(1, 64, 56, 56), torch.empty(64, 64, 3, 3)
-    >>> print(convext.explain(image, weight, padding=1, direction="weight_grad"))
-
-    Args:
-        input, weight, stride, padding, dilation, groups, padding_mode: as in
-        :func:`convext.conv2d`.
-        direction: ``"forward"``, ``"input_grad"`` or ``"weight_grad"``.
-
-    Raises:
-        TypeError: input or weight is not a tensor.
-        ValueError: unknown direction or padding mode, or a dtype without kernels.
-        RuntimeError: what :func:`convext.conv2d` would raise.
-    """
-    for name, tensor in (("input", input), ("weight", weight)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name} must be a Tensor, but got {type(tensor).__name__}")
-    if input.dtype != weight.dtype:
-        raise RuntimeError(
-            f"input and weight must have one dtype, but have {input.dtype} and {weight.dtype}"
-        )
-    check_padding_mode(padding_mode)
-    if direction not in PASSES:
-        raise ValueError(f"direction must be one of {', '.join(PASSES)}, but got {direction!r}")
-    strides, pads, dilations, groups = normalised_geometry(
-        weight, stride, padding, dilation, groups
-    )
-    dtype = input.real.dtype if input.is_complex() else input.dtype
-    samples = input if input.dim() != 3 else input.unsqueeze(0)
-    alone = samples[:1] if is_batch_invariant() and samples.dim() == 4 else samples
-    problem = _C.ConvProblem(
-        list(samples.shape),
-        list(weight.shape),
-        list(strides),
-        list(pads),
-        list(dilations),
-        groups,
-        padding_mode,
-        str(dtype).removeprefix("torch."),
-        layout_of(alone),
-        layout_of(weight),
-    )
-    return _C.plan(problem, PASSES[direction])
+def _bytes(value: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if value >= scale:
+            return f"{value / scale:.3g} {unit}"
+    return f"{value} bytes"

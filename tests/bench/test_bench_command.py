@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 from benching import PEAKS, bench, parse
+from planned import planned
 
-import convext
 from convext import _C
 from convext.bench import cli, environment, models, operands, report, runner, timing, verify
 from convext.bench.shapes import ConvShape
@@ -75,7 +75,7 @@ class TestCommand:
         weight = torch.empty(shape.weight_size, device="meta")
         for layout, memory_format in operands.LAYOUTS.items():
             input = torch.empty(2, 64, 56, 56, device="meta", memory_format=memory_format)
-            expected = convext.explain(input, weight.to(memory_format=memory_format))
+            expected = planned(input, weight.to(memory_format=memory_format))
             (plan,) = runner.plans(shape, 2, "float32", layout, "forward")
             assert plan["kernel"] == expected.kernel
             assert plan["cycles"]["move"] == pytest.approx(expected.cycles["move"], rel=1e-3)

@@ -8,7 +8,7 @@ import torch
 from judging import TYPICAL, sequential
 
 import convext.testing
-from convext.plan import layout_of
+from convext.explaining import layout_of
 from convext.testing import (
     INTEGER_DTYPES,
     LAYOUTS,

@@ -90,18 +90,15 @@ def plans(
     )
     geometry = (shape.stride, shape.padding, shape.dilation, shape.groups)
     directions = ("input_grad", "weight_grad") if pass_ == "backward" else (pass_,)
-    found = (
-        convext.explain(input, weight, *geometry, padding_mode=padding_mode, direction=name)
-        for name in directions
-    )
+    plan = convext.explain(convext.problem(input, weight, *geometry, padding_mode=padding_mode))
     return [
         {
-            "kernel": plan.kernel,
-            "algorithm": plan.algorithm,
-            "workspace_bytes": plan.workspace_bytes,
-            "cycles": {name: float(f"{value:.4g}") for name, value in plan.cycles.items()},
+            "kernel": found.kernel,
+            "algorithm": found.algorithm,
+            "workspace_bytes": found.workspace_bytes,
+            "cycles": {name: float(f"{value:.4g}") for name, value in found.cycles.items()},
         }
-        for plan in found
+        for found in (plan[name] for name in directions)
     ]
 
 

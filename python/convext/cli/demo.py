@@ -215,15 +215,7 @@ def _trace_row(layer: nn.Conv2d, input: Tensor, output: Tensor) -> list[str]:
     kernel = "x".join(map(str, layer.kernel_size)) + f" stride {layer.stride[0]}"
     if layer.groups > 1:
         kernel += f" groups {layer.groups}"
-    plan = convext.explain(
-        input,
-        layer.weight,
-        layer.stride,
-        layer.padding,
-        layer.dilation,
-        layer.groups,
-        padding_mode=layer.padding_mode,
-    )
+    plan = convext.explain(layer, input)["forward"]
     sizes = ["x".join(map(str, tensor.shape[1:])) for tensor in (input, output)]
     return [sizes[0], padded, kernel, sizes[1], plan.kernel]
 

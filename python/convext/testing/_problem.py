@@ -280,7 +280,7 @@ class Problem:
         """The ``convext._C.ConvProblem`` of the same geometry, for plans; of a complex
         convolution, that of the real ones it is made of."""
         from convext import _C
-        from convext.plan import layout_of
+        from convext.explaining import layout_of
 
         real = self.dtype.to_real() if self.dtype.is_complex else self.dtype
         input, weight = (

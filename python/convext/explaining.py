@@ -1,0 +1,297 @@
+"""What will run: :func:`explain`; and what ran: :func:`last_plan`."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch._prims_common import suggest_memory_format
+
+from . import _C, _library, _ops
+from ._sources import sources_of
+from .functional import Size2, check_padding_mode, normalised_geometry
+from .options import is_batch_invariant
+from .plan import BOUNDS, PASSES, PassPlan, Plan
+
+_ELEMENT_BYTES = {
+    "float32": 4,
+    "float64": 8,
+    "bfloat16": 2,
+    "float16": 2,
+    "int8": 1,
+    "uint8": 1,
+    "int16": 2,
+    "int32": 4,
+    "int64": 8,
+}
+
+
+def layout_of(tensor: Tensor) -> str:
+    """``"contiguous"``, ``"channels_last"`` or ``"strided"``, as a plan sees a 4-d tensor."""
+    if tensor.is_complex():  # its parts are what is convolved
+        return "strided"
+    if tensor.is_contiguous():
+        return "contiguous"
+    if tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last):
+        return "channels_last"
+    return "strided"
+
+
+def problem(
+    input: Tensor | Sequence[int],
+    weight: Tensor | Sequence[int],
+    stride: Size2 = 1,
+    padding: Size2 | str = 0,
+    dilation: Size2 = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+) -> _C.ConvProblem:
+    """The geometry of a convolution, for :func:`explain`.
+
+    Only shapes, layouts and dtype count; meta tensors will do. A complex convolution is several
+    real ones, of whose geometry this is.
+
+    >>> convext.problem((1, 64, 56, 56), (128, 64, 3, 3), stride=2, padding=1)
+    N=1 C=64 H=56 W=56 K=128 R=3 S=3 -> P=28 Q=28, padding 1 1 1 1 zeros, stride 2 2, ...
+
+    Args:
+        input: (N, C, H, W), or (C, H, W) for one image: a tensor, or its shape, which stands for a
+            contiguous one of the other's dtype, or of float32.
+        weight: (K, C / groups, R, S), alike.
+        stride, padding, dilation, groups, padding_mode: as in :func:`convext.conv2d`.
+
+    Raises:
+        TypeError: input or weight is neither a tensor nor a shape.
+        ValueError: unknown padding mode, or a dtype without kernels.
+        RuntimeError: what :func:`convext.conv2d` would raise.
+    """
+    dtypes = [each.dtype for each in (input, weight) if isinstance(each, Tensor)]
+    if len(set(dtypes)) > 1:
+        raise RuntimeError(
+            f"input and weight must have one dtype, but have {dtypes[0]} and {dtypes[1]}"
+        )
+    dtype = dtypes[0] if dtypes else torch.float32
+    input = _tensor("input", input, dtype)
+    weight = _tensor("weight", weight, dtype)
+    check_padding_mode(padding_mode)
+    strides, pads, dilations, groups = normalised_geometry(
+        weight, stride, padding, dilation, groups
+    )
+    dtype = input.real.dtype if input.is_complex() else input.dtype
+    samples = input if input.dim() != 3 else input.unsqueeze(0)
+    alone = samples[:1] if is_batch_invariant() and samples.dim() == 4 else samples
+    return _C.ConvProblem(
+        list(samples.shape),
+        list(weight.shape),
+        list(strides),
+        list(pads),
+        list(dilations),
+        groups,
+        padding_mode,
+        str(dtype).removeprefix("torch."),
+        layout_of(alone),
+        layout_of(weight),
+    )
+
+
+def _tensor(name: str, value: Tensor | Sequence[int], dtype: torch.dtype) -> Tensor:
+    if isinstance(value, Tensor):
+        return value
+    try:
+        shape = [operator.index(extent) for extent in value]
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a Tensor or its shape, but got {type(value).__name__}"
+        ) from None
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def explain(
+    target: nn.Conv2d | _C.ConvProblem,
+    input: Tensor | Sequence[int] | None = None,
+    *,
+    gpu: str | None = None,
+) -> Plan:
+    """The plan of a convolution: the kernel of each pass, and why not the others.
+
+    The kernel that it names is the one that runs, under the options that hold now
+    (:func:`force_plan`, :class:`batch_invariant`, :func:`set_workspace_limit`).
+
+    >>> layer = convext.ConvExt2d(64, 64, 3, padding=1)
+    >>> plan = convext.explain(layer, (1, 64, 56, 56))
+    >>> plan.output_size
+    (1, 64, 56, 56)
+    >>> plan.formula["P"]
+    'floor((56 + 1 + 1 - 1 * (3 - 1) - 1) / 1) + 1 = 56'
+
+    Args:
+        target: a :class:`ConvExt2d` or ``nn.Conv2d``, or what :func:`problem` returns.
+        input: of a module, the tensor it gets, (N, C, H, W) or (C, H, W), or its shape, which
+            stands for a tensor of the weight's dtype, layout and device; of a problem, nothing.
+        gpu: a compute capability, as ``"9.0"``: the plan of such a GPU, where the CUDA kernels
+            were built. By default, that of the device where ``input`` is.
+
+    Raises:
+        TypeError: ``target`` or ``input`` is of another type.
+        ValueError: ``gpu`` is no compute capability, an uninitialised lazy module, or a dtype
+            without kernels.
+        RuntimeError: what :func:`convext.conv2d` would raise; the kernel that is forced cannot run;
+            or the CUDA kernels are not there, or have none for the dtype.
+    """
+    device = torch.device("cpu")
+    if isinstance(target, nn.Conv2d):
+        if isinstance(target.weight, nn.parameter.UninitializedParameter):
+            raise ValueError("target is a lazy module that has not seen an input yet")
+        if input is None:
+            raise TypeError("input must be the module's input or its shape")
+        weight = target.weight.detach()
+        device = weight.device
+        if not isinstance(input, Tensor):
+            image = _tensor("input", input, weight.dtype)
+            if suggest_memory_format(weight) == torch.channels_last and image.dim() == 4:
+                image = image.contiguous(memory_format=torch.channels_last)
+            input = image
+        else:
+            device = input.device
+        found = problem(
+            input,
+            weight,
+            target.stride,
+            target.padding,
+            target.dilation,
+            target.groups,
+            padding_mode=target.padding_mode,
+        )
+    elif isinstance(target, _C.ConvProblem):
+        if input is not None:
+            raise TypeError("input must be left out where target is a problem, which has its own")
+        found = target
+    else:
+        raise TypeError(
+            "target must be an nn.Conv2d, a ConvExt2d or a problem (convext.problem), but got "
+            f"{type(target).__name__}"
+        )
+    if gpu is None and device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        gpu = f"{major}.{minor}"
+    if gpu is None:
+        passes = {name: _cpu_pass(found, name) for name in PASSES}
+        return Plan(found, "cpu", passes)
+    capability = _capability(gpu)
+    passes = {name: _gpu_pass(found, name, capability, device) for name in PASSES}
+    return Plan(found, f"sm_{capability}", passes)
+
+
+def _flops(p: _C.ConvProblem, name: str) -> int:
+    outputs = p.N * p.K * p.P * p.Q
+    return outputs if name == "bias_grad" else 2 * outputs * (p.C // p.groups) * p.R * p.S
+
+
+def _traffic(p: _C.ConvProblem, name: str) -> int:
+    outputs = p.N * p.K * p.P * p.Q
+    elements = p.N * p.C * p.H * p.W + p.K * (p.C // p.groups) * p.R * p.S + outputs
+    return _ELEMENT_BYTES[p.dtype] * (outputs + p.K if name == "bias_grad" else elements)
+
+
+@cache
+def _clock() -> float:
+    """Cycles per second of this machine, measured once."""
+    return _C.measure_clock()
+
+
+def _cpu_pass(p: _C.ConvProblem, name: str) -> PassPlan:
+    plan = _C.plan(p, PASSES[name])
+    threads = 1 if plan.one_thread else torch.get_num_threads()
+    cycles = dict(plan.cycles)
+    return PassPlan(
+        name=name,
+        kernel=plan.kernel,
+        algorithm=plan.algorithm,
+        arch=plan.isa,
+        tile=(plan.mr, plan.nr),
+        threads=threads,
+        workspace_bytes=plan.workspace_bytes,
+        thread_workspace_bytes=plan.thread_workspace_bytes,
+        flops=_flops(p, name),
+        bytes=_traffic(p, name),
+        cycles=cycles,
+        seconds=sum(cycles.values()) / _clock() / threads,
+        bound=BOUNDS[max(cycles, key=cycles.__getitem__)],
+        reason=plan.reason,
+        refused=tuple(plan.refused),
+        blocking=tuple(plan.blocking),
+        sources=sources_of(plan.algorithm, PASSES[name]),
+    )
+
+
+def _gpu_pass(p: _C.ConvProblem, name: str, capability: int, device: torch.device) -> PassPlan:
+    if not _C.cuda_loaded():
+        problem = _library.load_cuda([str(Path(__file__).parent)], without_torch_cuda=True)
+        if problem:
+            raise RuntimeError(f"convext's CUDA kernels are not there: {problem}")
+    multiprocessors = 132
+    if device.type == "cuda":
+        multiprocessors = torch.cuda.get_device_properties(device).multi_processor_count
+    tf32 = _ops.tf32_allowed()
+    plan = _C.cuda_plan(p, PASSES[name], capability, multiprocessors, tf32)
+    return PassPlan(
+        name=name,
+        kernel=plan["name"],
+        algorithm=plan["algorithm"],
+        arch=f"sm_{capability}",
+        tile=tuple(int(extent) for extent in plan["tile"].split("x")),
+        threads=0,
+        workspace_bytes=plan["workspace_bytes"],
+        thread_workspace_bytes=0,
+        flops=_flops(p, name),
+        bytes=_traffic(p, name),
+        cycles={},
+        seconds=None,
+        bound="",
+        reason=plan["reason"],
+        refused=tuple((kernel, why) for kernel, why in plan["refused"]),
+        blocking=(f"thread block's tile: {plan['tile']}",),
+        sources=sources_of(plan["algorithm"], PASSES[name], cuda=True),
+    )
+
+
+class LastRun(NamedTuple):
+    """What ran: the kernel's name, and the geometry."""
+
+    kernel: str
+    problem: _C.ConvProblem
+
+
+def last_plan() -> dict[str, LastRun]:
+    """The kernel that ran last in each pass, on whichever thread and device of this process.
+
+    torch's profiler shows the same names, below ``convext::conv2d``. Where a call went to
+    PyTorch's own convolution, nothing is noted.
+
+    >>> output = convext.conv2d(torch.randn(1, 4, 8, 8), torch.randn(4, 4, 3, 3))
+    >>> kernel, problem = convext.last_plan()["forward"]
+
+    Returns:
+        pass -> (kernel, problem), of the passes that have run: ``"forward"``, ``"input_grad"``,
+        ``"weight_grad"``, ``"bias_grad"``. Of a complex convolution, the last of its real ones.
+    """
+    found = {}
+    for name, pass_ in PASSES.items():
+        run = _C.last_run(pass_)
+        if run is not None:
+            found[name] = LastRun(*run)
+    return found
+
+
+def _capability(gpu: str) -> int:
+    """``"9.0"`` -> 90."""
+    major, point, minor = gpu.partition(".") if isinstance(gpu, str) else ("", "", "")
+    if not (major.isdigit() and point and len(minor) == 1 and minor.isdigit()):
+        raise ValueError(f"gpu must be a compute capability like '9.0', but got {gpu!r}")
+    return int(major) * 10 + int(minor)

@@ -1,0 +1,323 @@
+"""``convext.explain``, plans, ``last_plan``, and ``convext explain``."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import convext
+from convext import _sources
+from convext.cli import main
+from convext.cli.explain import Conv, parse_conv
+from convext.plan import PASSES
+
+ROOT = Path(__file__).parent.parent
+
+LAYERS: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "3x3": (
+        {"in_channels": 16, "out_channels": 24, "kernel_size": 3, "padding": 1},
+        (2, 16, 20, 20),
+    ),
+    "strided": (
+        {"in_channels": 16, "out_channels": 8, "kernel_size": 3, "stride": 2},
+        (1, 16, 17, 15),
+    ),
+    "1x1": ({"in_channels": 32, "out_channels": 16, "kernel_size": 1}, (1, 32, 14, 14)),
+    "depthwise": (
+        {"in_channels": 16, "out_channels": 16, "kernel_size": (3, 5), "groups": 16},
+        (2, 16, 12, 12),
+    ),
+    "grouped": (
+        {"in_channels": 16, "out_channels": 16, "kernel_size": 3, "groups": 4, "padding": "same"},
+        (2, 16, 9, 9),
+    ),
+    "reflect": (
+        {
+            "in_channels": 4,
+            "out_channels": 6,
+            "kernel_size": 5,
+            "padding": (2, 1),
+            "dilation": (1, 2),
+            "padding_mode": "reflect",
+        },
+        (2, 4, 11, 13),
+    ),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_kernels_it_names_are_those_that_run(
+    name: str, channels_last: bool, dtype: torch.dtype
+) -> None:
+    options, shape = LAYERS[name]
+    layer = convext.ConvExt2d(**options, dtype=dtype)
+    input = torch.randn(shape, dtype=dtype)
+    if channels_last:
+        layer = layer.to(memory_format=torch.channels_last)
+        input = input.contiguous(memory_format=torch.channels_last)
+    expected = {key: plan.kernel for key, plan in convext.explain(layer, input).passes.items()}
+
+    # By what the operator notes, and by what torch's profiler saw.
+    convext._C.reset_kernel_runs()
+    assert convext.last_plan() == {}
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        output = layer(input.requires_grad_())
+        # Of the output's layout, as a gradient that has come from another layer.
+        output.backward(torch.ones_like(output))
+    last = convext.last_plan()
+    assert {key: run.kernel for key, run in last.items()} == expected
+    assert tuple(output.shape[2:]) == (last["forward"].problem.P, last["forward"].problem.Q)
+    seen = {event.key for event in profiler.key_averages()}
+    assert set(expected.values()) <= seen
+    assert {"convext::conv2d", "convext::conv2d_backward"} <= seen
+
+
+def test_a_shape_stands_for_a_tensor_like_the_weight() -> None:
+    layer = convext.ConvExt2d(8, 8, 1).to(memory_format=torch.channels_last, dtype=torch.float64)
+    plan = convext.explain(layer, (2, 8, 9, 9))
+    assert plan == convext.explain(
+        layer, torch.empty(2, 8, 9, 9, dtype=torch.float64).to(memory_format=torch.channels_last)
+    )
+    assert plan.problem.dtype == "float64"
+    assert convext.explain(layer, (8, 9, 9)).output_size == (1, 8, 9, 9)
+    assert convext.explain(nn.Conv2d(3, 4, 2), (1, 3, 5, 5)).output_size == (1, 4, 4, 4)
+
+
+def test_output_size_and_formula() -> None:
+    generator = random.Random(0)
+    for _ in range(50):
+        kernel = (generator.randint(1, 4), generator.randint(1, 4))
+        layer = nn.Conv2d(
+            2,
+            3,
+            kernel,
+            stride=(generator.randint(1, 3), generator.randint(1, 3)),
+            padding=(generator.randint(0, 3), generator.randint(0, 3)),
+            dilation=(generator.randint(1, 2), generator.randint(1, 2)),
+        )
+        input = torch.randn(2, 2, generator.randint(8, 12), generator.randint(8, 12))
+        output = layer(input)
+        plan = convext.explain(layer, input)
+        assert plan.output_size == tuple(output.shape)
+        for key, extent in zip("PQ", output.shape[2:], strict=True):
+            formula, _, result = plan.formula[key].partition(" = ")
+            assert int(result) == extent
+            arithmetic = formula.replace("floor(", "int(")
+            assert eval(arithmetic) == extent
+        expected = 2 * output.numel() * 2 * kernel[0] * kernel[1]
+        assert plan.flops == plan["weight_grad"].flops == expected
+        assert plan.bytes == 4 * (input.numel() + layer.weight.numel() + output.numel())
+        assert plan.intensity == pytest.approx(plan.flops / plan.bytes)
+
+
+def test_expected_time_and_what_bounds_it() -> None:
+    plan = convext.explain(convext.problem((8, 64, 56, 56), (64, 64, 3, 3), padding=1))["forward"]
+    assert plan.threads == torch.get_num_threads()
+    cycles = plan.cycles
+    assert plan.seconds is not None
+    assert plan.seconds > 0
+    words = {"multiply": "multiplying", "move": "packing", "memory": "memory"}
+    assert plan.bound == words[max(cycles, key=lambda key: cycles[key])]
+    small = convext.explain(convext.problem((1, 4, 6, 6), (4, 4, 3, 3)))["forward"]
+    assert small.threads == 1
+    # Some hundred megahertz to some gigahertz: the clock it is told by is a clock.
+    assert 3e8 < convext._C.measure_clock() < 1e10
+
+
+def test_all_of_it_is_printed() -> None:
+    plan = convext.explain(convext.ConvExt2d(8, 8, 3, padding_mode="circular"), (1, 8, 9, 9))
+    text, page = str(plan), plan._repr_html_()
+    for name, found in plan.passes.items():
+        for word in (name, found.kernel, *found.sources, *(kernel for kernel, _ in found.refused)):
+            assert word in text
+            assert word in page
+        assert found.reason in text
+        assert found.kernel in repr(plan)
+    assert plan.formula["P"] in text
+    assert "circular" in text
+    assert "<script" not in page
+
+
+def test_plans_are_saved_loaded_and_forced(tmp_path: Path) -> None:
+    layer, input = convext.ConvExt2d(8, 8, 3), torch.randn(1, 8, 9, 9)
+    with convext.force_plan("indirect,wgrad=outer,bgrad=reference"):
+        plan = convext.explain(layer, input)
+    assert plan["forward"].algorithm == "indirect"
+    assert plan != convext.explain(layer, input)
+    file = tmp_path / "plan.json"
+    plan.save(file)
+    loaded = convext.Plan.load(file)
+    assert loaded == plan
+    assert str(loaded) == str(plan)
+    assert json.loads(file.read_text())["passes"]["forward"]["kernel"] == plan["forward"].kernel
+
+    convext._C.reset_kernel_runs()
+    with convext.force_plan(loaded):
+        assert convext.forced_plan() == plan.spec
+        layer(input.requires_grad_()).sum().backward()
+    ran = {name: run.kernel for name, run in convext.last_plan().items()}
+    assert ran == {name: found.kernel for name, found in plan.passes.items()}
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", "holds no plan"),
+        ("{", "holds no plan"),
+        ("{}", "'schema'"),
+        ('{"schema": 9}', "schema 9, where 1 is known"),
+        ('{"schema": 1, "passes": {"forward": {}}}', "'name'"),
+    ],
+)
+def test_files_that_hold_no_plan(text: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=re.escape(words)):
+        convext.Plan.load(file)
+    with pytest.raises(OSError, match="missing"):
+        convext.Plan.load(tmp_path / "missing.json")
+
+
+def test_wrong_arguments() -> None:
+    layer = convext.ConvExt2d(4, 6, 3)
+    with pytest.raises(TypeError, match=r"target must be an nn\.Conv2d, a ConvExt2d or a problem"):
+        convext.explain(nn.Linear(2, 2), (1, 4, 9, 9))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="input must be the module's input or its shape"):
+        convext.explain(layer)
+    with pytest.raises(TypeError, match="input must be a Tensor or its shape, but got str"):
+        convext.explain(layer, "1,4,9,9")
+    with pytest.raises(TypeError, match="input must be left out"):
+        convext.explain(convext.problem((1, 4, 9, 9), (6, 4, 3, 3)), (1, 4, 9, 9))
+    with pytest.raises(ValueError, match="lazy module"):
+        convext.explain(convext.LazyConvExt2d(4, 3), (1, 4, 9, 9))
+    with pytest.raises(RuntimeError, match="Kernel size can't be greater"):
+        convext.explain(layer, (1, 4, 2, 2))
+    for gpu in ("9", "sm_90", "9.", "ninety", "9.10"):
+        with pytest.raises(ValueError, match="gpu must be a compute capability"):
+            convext.explain(layer, (1, 4, 9, 9), gpu=gpu)
+    with pytest.raises(TypeError, match=r"name must be a string or a convext\.Plan"):
+        convext.force_plan(7).__enter__()  # type: ignore[arg-type]
+
+
+# ---- where a kernel's source is
+
+
+def test_every_kernel_has_its_source() -> None:
+    kernels = convext._C.kernels()
+    assert {kernel["algorithm"] for kernel in kernels} == set(_sources.CPU)
+    for kernel in kernels:
+        places = _sources.sources_of(kernel["algorithm"], kernel["pass"])
+        assert places
+        for place in places:
+            assert re.fullmatch(r"csrc/\S+:\d+ \w+", place), place
+    for algorithm, of_passes in _sources.CUDA.items():
+        passes = of_passes if isinstance(of_passes, dict) else ["bgrad"]
+        for pass_ in passes:
+            for place in _sources.sources_of(algorithm, pass_, cuda=True):
+                assert re.fullmatch(r"csrc/cuda/\S+:\d+ \w+", place), place
+
+
+def test_a_source_is_where_the_function_is_defined() -> None:
+    for place in ("csrc/cpu/wgrad_outer.h", "csrc/cuda/naive.cuh"):
+        algorithm, pass_ = ("outer", "wgrad") if "cpu" in place else ("naive", "fprop")
+        found = _sources.sources_of(algorithm, pass_, cuda="cuda" in place)[0]
+        file, line, name = re.fullmatch(r"(\S+):(\d+) (\w+)", found).groups()  # type: ignore[union-attr]
+        assert file == place
+        text = (ROOT / file).read_text().splitlines()
+        assert f"{name}(" in text[int(line) - 1]
+        assert "{" in "".join(text[int(line) - 1 : int(line) + 3])
+
+
+def test_contributing_names_these_sources() -> None:
+    """Its table is for people who read; this is what ``explain`` prints."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    table = text[text.index("| algorithm |") : text.index("## Adding a kernel")]
+    for algorithm in _sources.CPU:
+        row = next(line for line in table.splitlines() if f"`{algorithm}`" in line)
+        for pass_ in PASSES.values():
+            try:
+                places = _sources.places_of(algorithm, pass_)
+            except KeyError:
+                continue  # an algorithm without this pass
+            for file, _ in places:
+                assert f"`csrc/{file}`" in row or "the same" in row
+
+
+# ---- the command
+
+
+def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "plan.json"
+    words = ["explain", "--in", "1,64,56,56", "--conv", "128,3,s2,p1", "--json", str(file)]
+    assert main(words) == 0
+    output = capsys.readouterr().out
+    plan = convext.explain(convext.problem((1, 64, 56, 56), (128, 64, 3, 3), stride=2, padding=1))
+    assert plan.formula["P"] in output
+    for found in plan.passes.values():
+        assert found.kernel in output
+        assert found.sources[0] in output
+    assert convext.Plan.load(file).spec == plan.spec
+
+    assert main([*words[:5], "--pass", "weight_grad"]) == 0
+    output = capsys.readouterr().out
+    assert plan["weight_grad"].kernel in output
+    assert plan["forward"].kernel not in output
+
+    assert main([*words[:5], "--json", "-", "--threads", "1", "--dtype", "float64"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["problem"]["dtype"] == "float64"
+    assert values["passes"]["forward"]["threads"] == 1
+
+
+def test_convolutions_as_the_command_takes_them() -> None:
+    assert parse_conv("64,3") == Conv(64, (3, 3))
+    assert parse_conv("8,3x5,s2x1,psame,d2,g4,reflect") == Conv(
+        8, (3, 5), (2, 1), "same", (2, 2), 4, "reflect"
+    )
+    assert parse_conv("8,1,p1x0x2x1").padding == (1, 0, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("input", "conv", "words"),
+    [
+        ("1,64,56", "64,3", "'1,64,56' is not 4 integers separated by commas"),
+        ("1,64,56,x", "64,3", "is not 4 integers"),
+        ("1,64,9,9", "64", "does not begin with output channels and a kernel"),
+        ("1,64,9,9", "64,3,3", "'3' is neither a padding mode"),
+        ("1,64,9,9", "64,3,s2,s1", "gives the stride twice"),
+        ("1,64,9,9", "64,3,p1x2x3", "is not 1 or 2 or 4 integers separated by 'x'"),
+        ("1,64,9,9", "64,3,g5", "64 channels cannot be split into 5 groups"),
+        ("1,64,9,9", "64,3,s0", "non-positive stride is not supported"),
+        ("1,64,2,2", "64,3", "Kernel size can't be greater than actual input size"),
+        ("1,64,9,9", "64,3,s2,psame", "padding='same' is not supported for strided convolutions"),
+    ],
+)
+def test_convolutions_that_cannot_be(
+    input: str, conv: str, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        code = main(["explain", "--in", input, "--conv", conv])
+    except SystemExit as error:  # argparse's
+        code = int(str(error.code))
+    assert code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_wrong_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = ["explain", "--in", "1,4,9,9", "--conv", "4,3"]
+    for more, message in (
+        (["--threads", "0"], "--threads must be 1 or more"),
+        (["--gpu", "9"], "gpu must be a compute capability"),
+        (["--json", str(tmp_path / "no" / "plan.json")], "No such file"),
+    ):
+        assert main([*words, *more]) == 2
+        assert message in capsys.readouterr().err
