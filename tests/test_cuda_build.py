@@ -221,3 +221,27 @@ def test_a_plan_that_cannot_be_says_why() -> None:
         ]
     )
     assert "needs compute capability 8.0" in answer["error"]
+
+
+def test_explain_of_a_gpu() -> None:
+    """Where there is none: a plan is a pure function of the problem and the capability."""
+    code = """
+import convext
+from convext import _C, _sources
+problem = convext.problem((8, 64, 28, 28), (64, 64, 3, 3), padding=1)
+plan = convext.explain(problem, gpu="9.0")
+print(plan)
+assert plan.device == "sm_90"
+for name, found in plan.passes.items():
+    assert found.sources and found.arch == "sm_90" and found.seconds is None, name
+with convext.force_plan("fprop=naive"):
+    assert convext.explain(problem, gpu="8.0")["forward"].algorithm == "naive"
+for kernel in _C.cuda_kernels():
+    places = _sources.sources_of(kernel["algorithm"], kernel["pass"], cuda=True)
+    assert places and all(":" in place for place in places), kernel
+assert {kernel["algorithm"] for kernel in _C.cuda_kernels()} == set(_sources.CUDA)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "fprop_simt_f32_nhwc" in done.stdout
+    assert "csrc/cuda/implicit_gemm.cuh:" in done.stdout

@@ -98,7 +98,7 @@ Peaks measure_peaks(Isa isa, int threads, std::int64_t buffer_bytes) {
 }
 
 double measure_clock() {
-  constexpr int kRuns = 10, kAdditions = 100 * 1000;
+  constexpr int kRuns = 50, kAdditions = 100 * 1000;
   double best = 0;
   for (int run = 0; run < kRuns; ++run) {
     std::uint64_t sum = 0;

@@ -18,7 +18,7 @@ struct Peaks {
 Peaks measure_peaks(Isa isa, int threads, std::int64_t buffer_bytes);
 
 // Cycles per second of the core it runs on, by a chain of additions, each of which takes one. The
-// best of some short runs: a millisecond in all.
+// best of some short runs: milliseconds in all.
 double measure_clock();
 
 }  // namespace convext
