@@ -234,7 +234,9 @@ print(plan)
 assert plan.device == "sm_90"
 for name, found in plan.passes.items():
     assert found.sources and found.arch == "sm_90" and found.seconds is None, name
-with convext.force_plan("fprop=naive"):
+with convext.force_plan(plan):
+    assert convext.explain(problem, gpu="9.0").spec == plan.spec
+with convext.force_plan("cuda:fprop=naive"):
     assert convext.explain(problem, gpu="8.0")["forward"].algorithm == "naive"
 for kernel in _C.cuda_kernels():
     places = _sources.sources_of(kernel["algorithm"], kernel["pass"], cuda=True)

@@ -163,7 +163,10 @@ class Plan:
     @property
     def spec(self) -> str:
         """The kernels as :func:`force_plan` and ``CONVEXT_PLAN`` take them."""
-        return ",".join(f"{PASSES[name]}={plan.kernel}" for name, plan in self.passes.items())
+        where = "" if self.device == "cpu" else "cuda:"
+        return ",".join(
+            f"{where}{PASSES[name]}={plan.kernel}" for name, plan in self.passes.items()
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """All of it as numbers, strings, lists and dicts, for JSON."""
