@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any
 
 from convext.bench import report
@@ -21,7 +21,7 @@ class Section:
     title: str
     paragraphs: Sequence[str] = ()
     plots: Sequence[Plot] = ()
-    listings: Sequence[Listing | None] = field(default=())
+    listings: Sequence[Listing | None] = ()
 
 
 def sections(run: dict[str, Any], before: dict[str, Any] | None) -> list[Section]:
@@ -47,12 +47,12 @@ def sections(run: dict[str, Any], before: dict[str, Any] | None) -> list[Section
         placed = sorted(zip(cells, points, strict=True), key=lambda each: report.ratio_of(each[0]))[
             : report.WORST
         ]
-        worst = listings.cells_listing("Worst cells", run, *zip(*placed, strict=True))
+        worst = listings.cells_listing(run, *zip(*placed, strict=True))
         means = [listings.means(cells), listings.crossed(cells), listings.costs(cells)]
-        every = listings.cells_listing("Cells", run, cells, points)
+        every = listings.cells_listing(run, cells, points)
         found += [
             Section("Geometric means", [_reading(run)], listings=means),
-            Section(f"The {len(worst.rows)} worst cells", listings=[worst]),
+            Section(f"The {len(worst.rows)} worst cells", listings=[replace(worst, long=False)]),
             Section("Speed-up per layer", plots=of_kind("speedup")),
             Section("Roofline", _about_roofline(run, reasons), of_kind("roofline")),
         ]
@@ -60,7 +60,7 @@ def sections(run: dict[str, Any], before: dict[str, Any] | None) -> list[Section
         found.append(_comparison(before, run, changes, of_kind("change")))
     if cells:
         found.append(Section("Every cell", listings=[every]))
-    return [*found, Section("Environment", listings=[listings.surroundings(run)])]
+    return [*found, Section("Environment and options", listings=[listings.surroundings(run)])]
 
 
 def _reading(run: dict[str, Any]) -> str:
@@ -75,7 +75,7 @@ def _remarks(run: dict[str, Any]) -> list[str]:
     """What a reader must know of a run before its figures."""
     remarks = []
     cells = run["cells"]
-    remarks.append(f"{len(cells)} cells were timed." if cells else "No cell was timed.")
+    remarks.append(f"Cells that were timed: {len(cells)}." if cells else "No cell was timed.")
     if run.get("complete") is False:
         remarks.append("The run was interrupted: these are only part of its cells.")
     others = run["environment"].get("load", {}).get("cores_busy_with_others")
@@ -97,7 +97,7 @@ def _about_roofline(run: dict[str, Any], reasons: dict[str, int]) -> list[str]:
     ]
     placed = len(run["cells"]) - sum(reasons.values())
     return (about if placed else []) + [
-        f"{count} cells have no place under the roofline: {reason}."
+        f"Cells without a place under the roofline: {count}, for {reason}."
         for reason, count in reasons.items()
     ]
 
@@ -106,11 +106,11 @@ def _comparison(
     before: dict[str, Any], run: dict[str, Any], changes: Changes, drawn: Sequence[Plot]
 ) -> Section:
     counts = (
-        f"{len(changes.shared)} cells are in both runs, {len(changes.only_first)} only in the one "
-        f"before, {len(changes.only_second)} only in the one after."
+        f"Cells in both runs: {len(changes.shared)}; only in the one before: "
+        f"{len(changes.only_first)}; only in the one after: {len(changes.only_second)}."
     )
     about = [f"Before: {listings.machine(before)}", f"After: {listings.machine(run)}", counts]
-    tables = [listings.alone(changes), listings.unequal(before, run)]
+    tables = [listings.unequal(before, run)]
     if changes.shared:
         about.append(
             "Ratios above 1 are better than before. The speed-up is measured within each run, so "
@@ -118,4 +118,4 @@ def _comparison(
             "before / after, shows how far it moved."
         )
         tables = [listings.changes_summary(changes), *tables, listings.changes_cells(changes)]
-    return Section("Before and after", about, drawn, tables)
+    return Section("Before and after", about, drawn, [*tables, listings.alone(changes)])

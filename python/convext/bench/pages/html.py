@@ -11,9 +11,6 @@ from convext.bench.pages.contents import Section
 from convext.bench.pages.listings import Listing
 from convext.bench.pages.plots import Plot
 
-# Tables of more rows than this can be filtered.
-LONG = 20
-
 _HERE = Path(__file__).parent
 
 # A browser that would load anything from elsewhere is told not to.
@@ -82,12 +79,12 @@ def _figure(plot: Plot, opened: bool) -> str:
 
 
 def _table(listing: Listing) -> Iterator[str]:
-    title = escape(listing.title)
-    yield f"<h3>{title}</h3>"
-    if len(listing.rows) > LONG:
+    if listing.title:
+        yield f"<h3>{escape(listing.title)}</h3>"
+    if listing.long:
         yield (
             '<p class="filter"><input type="search" placeholder="words, threads=1, ratio&lt;1" '
-            f'aria-label="Filter {title}"> <output></output></p>'
+            'aria-label="Filter the rows"> <output></output></p>'
         )
     heads = "".join(
         f"<th{' class=n' if column.number else ''}{' data-ratio' if column.ratio else ''}>"

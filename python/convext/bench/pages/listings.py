@@ -33,12 +33,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Listing:
-    """A table: its title, columns and rows of as many values, and what must be said under it."""
+    """A table: its title, columns, and rows of as many values.
+
+    ``long`` marks those that one does not read from end to end. The title may be empty where the
+    section's says enough.
+    """
 
     title: str
     columns: Sequence[Column]
     rows: Sequence[Sequence[Any]]
-    note: str = ""
+    long: bool = False
 
 
 def _three(value: float) -> str:
@@ -63,6 +67,11 @@ def _count(name: str) -> Column:
 
 def _ratio(name: str) -> Column:
     return Column(name, _three, number=True, ratio=True)
+
+
+def threads_text(count: int) -> str:
+    """A number of threads in words."""
+    return f"{count} thread{'' if count == 1 else 's'}"
 
 
 def peer_name(run: dict[str, Any], peer: str) -> str:
@@ -120,7 +129,7 @@ def machine(run: dict[str, Any]) -> str:
 def surroundings(run: dict[str, Any]) -> Listing:
     """The whole environment, then the options."""
     rows = [list(row) for what in ("environment", "options") for row in flat(run[what])]
-    return Listing("Environment and options", [Column("entry"), Column("value")], rows)
+    return Listing("", [Column("entry"), Column("value")], rows)
 
 
 def means(cells: Sequence[Cell]) -> Listing:
@@ -129,19 +138,24 @@ def means(cells: Sequence[Cell]) -> Listing:
     padded = _padded(cells)
     columns += [Column("padding")] if padded else []
     columns += [_count("cells"), _count("below 1"), *map(_ratio, ("all", "worst", "best"))]
-    labels = {"layout": "{}", "batch": "N={}", "threads": "{} threads", "table": "{}"}
+    labels: dict[str, Callable[[Any], str]] = {
+        "layout": str,
+        "batch": lambda value: f"N={value}",
+        "threads": threads_text,
+        "table": str,
+    }
     splits = [
-        (key, str(value))
+        (key, value)
         for key in labels
         for value in dict.fromkeys(report.value_of(cell, key) for cell in cells)
     ]
-    columns += [_ratio(labels[key].format(value)) for key, value in splits]
+    columns += [_ratio(labels[key](value)) for key, value in splits]
     rows = []
     for row in report.summarise(cells):
         names = [row["dtype"], row["pass"], *([row["padding_mode"]] if padded else [])]
-        by_key = [row[key].get(value, {}).get("geomean") for key, value in splits]
+        by_key = [row[key].get(str(value), {}).get("geomean") for key, value in splits]
         rows.append([*names, *_group(row), *by_key])
-    return Listing("Geometric means", columns, rows)
+    return Listing("", columns, rows)
 
 
 def _group(row: dict[str, Any]) -> list[Any]:
@@ -161,7 +175,7 @@ def crossed(cells: Sequence[Cell]) -> Listing:
             [*names, *(each[key] for key in report.CROSSED), *_group(each)]
             for each in row["crossed"]
         ]
-    return Listing("Geometric means by layout, batch size and threads together", columns, rows)
+    return Listing("By layout, batch size and threads together", columns, rows)
 
 
 def costs(cells: Sequence[Cell]) -> Listing | None:
@@ -179,7 +193,7 @@ def costs(cells: Sequence[Cell]) -> Listing | None:
 
 
 def cells_listing(
-    title: str, run: dict[str, Any], cells: Sequence[Cell], points: Sequence[Point | None]
+    run: dict[str, Any], cells: Sequence[Cell], points: Sequence[Point | None]
 ) -> Listing:
     """A line a cell: times, ratio with quartiles, place under the roofline, kernels."""
     columns, keys = _key_columns(cells)
@@ -209,7 +223,7 @@ def cells_listing(
         row += [cell.get("cost", {}).get("median")] if costly else []
         row += [_kernels(cell)] if kernels else []
         rows.append(row)
-    return Listing(title, columns, rows)
+    return Listing("", columns, rows, long=True)
 
 
 def _place(point: Point | None) -> list[float | None]:
@@ -242,7 +256,7 @@ def changes_summary(changes: Changes) -> Listing:
         sooner = [report.geomean(each.sooner(peer) for each in group) for peer in reversed(PEERS)]
         before, after = (report.geomean(each.speedups[run] for each in group) for run in (0, 1))
         rows.append([dtype, pass_, len(group), *sooner, before, after, after / before])
-    return Listing("Before and after: geometric means", columns, rows)
+    return Listing("Geometric means", columns, rows)
 
 
 def changes_cells(changes: Changes) -> Listing:
@@ -252,9 +266,10 @@ def changes_cells(changes: Changes) -> Listing:
     columns += map(_ratio, ("convext before / after", "torch before / after"))
     columns += map(_ratio, ("speed-up before", "speed-up after", "speed-up after / before"))
     return Listing(
-        "Before and after: every cell of both runs",
+        "Every cell of both runs",
         columns,
         [[*_names(each.second, keys), *_changed(each)] for each in changes.shared],
+        long=True,
     )
 
 
@@ -273,7 +288,8 @@ def alone(changes: Changes) -> Listing | None:
     rows += [["after", *key] for key in changes.only_second]
     if not rows:
         return None
-    return Listing("Cells of one run only", [Column("run"), *map(Column, KEY)], rows)
+    columns = [Column("run"), *map(Column, KEY)]
+    return Listing("Cells of one run only", columns, rows, long=True)
 
 
 def unequal(before: dict[str, Any], after: dict[str, Any]) -> Listing | None:

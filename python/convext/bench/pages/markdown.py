@@ -30,7 +30,8 @@ def _section(index: int, section: Section) -> Iterator[str]:
         yield from (f"![{escape(plot.title)}]({plot.name}.png)", "")
     for listing in section.listings:
         if listing is not None:
-            yield from (f"**{escape(listing.title)}**", "", *_table(listing), "")
+            yield from (f"### {escape(listing.title)}", "") if listing.title else ()
+            yield from (*_table(listing), "")
 
 
 def _table(listing: Listing) -> Iterator[str]:

@@ -25,7 +25,7 @@ for (const table of document.querySelectorAll("table")) {
   heads.forEach((head, column) => head.firstChild.addEventListener("click", () => sort(column)));
 
   const bar = table.parentNode.previousElementSibling;
-  if (!bar.classList.contains("filter")) continue;
+  if (!bar?.classList.contains("filter")) continue;
   const names = heads.map((head) => head.textContent.replaceAll(" ", "").toLowerCase());
   const mean = heads.findIndex((head) => "ratio" in head.dataset);
 

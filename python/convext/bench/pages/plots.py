@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from convext.bench.compare import Changes
 from convext.bench.operands import PEERS
-from convext.bench.pages.listings import peer_name
+from convext.bench.pages.listings import peer_name, threads_text
 from convext.bench.pages.roofline import Point, is_gpu
 from convext.bench.report import Cell, value_of
 
@@ -30,7 +30,7 @@ DPI = 110
 ROWS = 110
 PANELS = 4
 
-# Names of layers stand beside their points where there are no more than this many.
+# Names of layers stand beside points of the roofline where there are no more than this many.
 FEW = 12
 
 # Inches of what stands around the axes, and between them.
@@ -122,8 +122,8 @@ def _row(cell: Cell) -> tuple[str, str]:
 
 
 def _panel(run: dict[str, Any], cell: Cell) -> str:
-    batch, threads = f"N = {cell['batch']}", cell["threads"]
-    return batch if is_gpu(run) else f"{batch}, {threads} thread{'s' * (threads != 1)}"
+    batch = f"N = {cell['batch']}"
+    return batch if is_gpu(run) else f"{batch}, {threads_text(cell['threads'])}"
 
 
 def _spread(ratio: dict[str, float]) -> dict[str, float]:
@@ -313,7 +313,7 @@ def _rooflines(run: dict[str, Any], points: Sequence[Point | None]) -> Iterator[
     for group in dict.fromkeys(group_of(cell) for cell, _ in placed):
         dtype, threads, mode = group
         chosen = [each for each in placed if group_of(each[0]) == group]
-        of_threads = "" if is_gpu(run) else f", {threads} thread{'s' * (threads != 1)}"
+        of_threads = "" if is_gpu(run) else f", {threads_text(threads)}"
         title = f"Roofline: {dtype}{of_threads}" + (f", padding {mode}" if mode else "")
         figure = _roofline_figure(run, title, chosen)
         name = _slug("roofline", dtype, "" if is_gpu(run) else f"{threads}_threads", mode)
@@ -332,7 +332,7 @@ def _roofline_figure(
     width, height = 6.3 * columns, 4.6 * lines + _HEAD
     figure = Figure(figsize=(width, height))
     figure.subplots_adjust(
-        left=0.75 / width,
+        left=0.95 / width,
         right=1 - _SIDE / width,
         bottom=0.75 / height,
         top=1 - _HEAD / height,
@@ -369,12 +369,6 @@ def _roofline_figure(
                 alpha=0.65,
                 label=peer_name(run, peer),
             )
-        if len(chosen) <= FEW:
-            for cell, point in chosen:
-                place = (point.intensity, point.gflops["convext"])
-                axis.annotate(
-                    cell["layer"], place, xytext=(5, 3), textcoords="offset points", fontsize=7
-                )
         axis.set_xscale("log")
         axis.set_yscale("log")
         axis.set_xlim(left, right)
@@ -383,6 +377,8 @@ def _roofline_figure(
             each.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.grid(which="major", **_THIN)
         axis.set_axisbelow(True)
+    for pass_, axis in zip(passes, grid.flat, strict=False):  # now that no limit changes any more
+        _name_layers(axis, figure.dpi, [each for each in placed if each[0]["pass"] == pass_])
     for axis in grid[:, 0]:
         axis.set_ylabel("achieved GFLOP/s", fontsize=9)
     label = (
@@ -391,3 +387,21 @@ def _roofline_figure(
     )
     _head_and_foot(figure, title, label, grid.flat[0])
     return figure
+
+
+def _name_layers(axis: Axes, dpi: float, placed: Sequence[tuple[Cell, Point]]) -> None:
+    """The names of few layers, each beside its highest point, one over the other if need be."""
+    highest: dict[str, tuple[float, float]] = {}
+    for cell, point in sorted(placed, key=lambda each: each[1].gflops["convext"]):
+        highest[cell["layer"]] = (point.intensity, point.gflops["convext"])
+    if len(highest) > FEW:
+        return
+    size = 7.0  # of the letters, in points
+    taken: list[tuple[float, float, float]] = []  # left, right, bottom
+    for name, place in sorted(highest.items(), key=lambda each: each[1][1]):
+        x, y = axis.transData.transform(place) * 72 / dpi
+        left, right, up = x + 5, x + 5 + 0.65 * size * len(name), 2.0
+        while any(left < r and lft < right and abs(y + up - b) < size for lft, r, b in taken):
+            up += 1.0
+        taken.append((left, right, y + up))
+        axis.annotate(name, place, xytext=(5, up), textcoords="offset points", fontsize=size)
