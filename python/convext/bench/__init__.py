@@ -12,10 +12,12 @@ The package is split by what each part owns:
 ``runner``          the grid of cells and the loop over it
 ``models``          whole models before and after ``convext.convert``
 ``report``          tables, geometric means, JSON
+``pages``           a report as files: Markdown, HTML, figures
 ``compare``         two JSON files side by side
 ``fit``             the cost model's predictions against a run's times
 ``accuracy``        errors against float64, and the rule they obey
 ``arguments``       the options that several commands share
+``parser``          the command line
 ``cli``             commands
 ==================  ===========================================================================
 """

@@ -128,6 +128,17 @@ _OPTIONS: dict[str, dict[str, Any]] = {
         "help": "cpu: CPU time, for one thread on a machine that is busy otherwise (default: wall)",
     },
     "--out": {"type": Path, "metavar": "FILE", "help": "write the run to a JSON file"},
+    "--report": {
+        "type": Path,
+        "metavar": "DIR",
+        "help": "write a report of the run to a directory: HTML, Markdown, figures, JSON; "
+        "needs matplotlib",
+    },
+    "--before": {
+        "type": Path,
+        "metavar": "BEFORE.json",
+        "help": "an earlier run, which the report holds this one against",
+    },
     "--cells": {"action": "store_true", "help": "print every cell, not only the worst"},
 }
 

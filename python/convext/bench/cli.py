@@ -7,7 +7,7 @@ import contextlib
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,124 +29,20 @@ from convext.bench import (
 from convext.bench.compare import compare
 from convext.bench.fit import fit
 from convext.bench.operands import PASSES
+from convext.bench.pages import files
+from convext.bench.parser import bench_parser
 from convext.bench.runner import Failure, Grid, run_grid
 
-# Wide enough for the table of cells where the output is a file.
-PIPED_WIDTH = 240
-
-# Above this many cores busy with other work, figures are not worth keeping.
-NOISE_CORES = 0.1
+# Where the output is a file. The table of cells leaves to a report what does not fit.
+PIPED_WIDTH = 160
 
 QUICK_PASSES = ["forward", "backward"]
 
 
 def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     """Add ``bench`` to the subcommands of ``convext``; ``run`` is its ``args.run``."""
-    parser: argparse.ArgumentParser = subparsers.add_parser(
-        "bench",
-        help="time convext against torch in interleaved pairs",
-        description=(
-            "Time convext against torch (oneDNN) on the CPU: each cell is verified against "
-            "float64, then both are timed in turn. Ratios are torch time / convext time: above 1, "
-            "convext is quicker. Lists are separated by commas. Without a command, layers are "
-            "timed one by one."
-        ),
-    )
-    arguments.add(parser)
+    parser = bench_parser(subparsers)
     parser.set_defaults(run=run, bench_command=None)
-
-    commands = parser.add_subparsers(
-        dest="bench_command", metavar="{models,gpu,compare,model-fit,accuracy}"
-    )
-    whole = commands.add_parser(
-        "models",
-        help="time whole models before and after convext.convert",
-        description=(
-            "Time a training step (forward, loss, backward, SGD) of 8 images and inference of one, "
-            "before and after convext.convert. Random weights; the results are compared first."
-        ),
-    )
-    whole.add_argument(
-        "--models",
-        type=arguments.names(models.MODELS, "model"),
-        default=list(models.MODELS),
-        metavar="NAMES",
-        help=f"{', '.join(models.MODELS)} (default: all)",
-    )
-    whole.add_argument(
-        "--pass",
-        dest="model_passes",
-        type=arguments.names(models.PASSES, "pass of a model"),
-        default=list(models.PASSES),
-        metavar="PASSES",
-        help=f"{', '.join(models.PASSES)} (default: both)",
-    )
-    shared: tuple[str, ...] = (
-        *("--dtype", "--layout", "--batch", "--threads", "--batch-invariant", "--isa"),
-        *("--quick", "--malloc", "--clock", "--out", "--cells"),
-    )
-    arguments.add(
-        whole,
-        *shared,
-        nested=True,
-        batch="batch sizes (default: 8 to train, with --quick 2; 1 to infer)",
-        quick="fewer pairs and images, on all cores",
-    )
-
-    device = commands.add_parser(
-        "gpu",
-        help="time convext against cuDNN on a GPU",
-        description=(
-            "Time convext against torch (cuDNN, benchmark mode) on the GPU: each cell is verified "
-            "against float64, then both are timed in turn, as CUDA graphs. tf32 stands for float32 "
-            "tensors whose products may be rounded to TF32."
-        ),
-    )
-    arguments.add(
-        device,
-        *("--shapes", "--layers", "--pass", "--layout", "--batch", "--quick", "--out", "--cells"),
-        nested=True,
-        batch="batch sizes of layers whose table gives none (default: 128; with --quick, 16)",
-        quick="a first look: fewer pairs, bfloat16 alone",
-    )
-    device.add_argument(
-        "--dtype",
-        dest="gpu_dtypes",
-        type=arguments.names(gpu.DTYPES, "dtype"),
-        default=None,
-        metavar="DTYPES",
-        help=f"{', '.join(gpu.DTYPES)} (default: bfloat16, tf32, float32; with --quick, bfloat16)",
-    )
-
-    comparison = commands.add_parser("compare", help="compare two JSON files of this command")
-    comparison.add_argument("first", type=Path, metavar="A.json")
-    comparison.add_argument("second", type=Path, metavar="B.json")
-
-    fitting = commands.add_parser(
-        "model-fit", help="hold the cost model's predicted cycles against a run's measured times"
-    )
-    fitting.add_argument("run_file", type=Path, metavar="RUN.json")
-
-    errors = commands.add_parser(
-        "accuracy",
-        help="largest errors of both in float32, against float64",
-        description=(
-            "Largest error of torch's and of convext's float32 results against float64, relative "
-            "to the largest element, for each layer, pass, batch size and layout. Exit code 1 "
-            "where convext breaks the rule: " + accuracy.RULE
-        ),
-    )
-    arguments.add(errors, "--shapes", "--layers", "--layout", "--isa", "--out", nested=True)
-    errors.add_argument(
-        "--batch",
-        type=arguments.counts,
-        default=argparse.SUPPRESS,
-        metavar="SIZES",
-        help="batch sizes; of a layer's, those whose forward pass is short (default: 1,16)",
-    )
-    errors.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="renew the tables between a page's markers"
-    )
     return parser
 
 
@@ -203,11 +99,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    if getattr(args, "out", None):
+    if args.out:
         report.check_writable(args.out)
+    _check_report(args)
     if args.isa:
         environment.enter_isa(args.isa, _arguments(args))
     console = _console()
+    if args.bench_command == "report":
+        return _run_report(args, console)
     if args.bench_command == "compare":
         runs = [report.read_json(path) for path in (args.first, args.second)]
         return compare(runs[0], runs[1], console)
@@ -220,6 +119,43 @@ def _run(args: argparse.Namespace) -> int:
     if args.bench_command == "gpu":
         return _run_gpu(args, console)
     return _run_layers(args, console)
+
+
+def _check_report(args: argparse.Namespace) -> None:
+    """Find out before a run, not after it, whether the report that is asked for can be made.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    if args.report and args.bench_command not in (None, "models", "gpu"):
+        raise ValueError(f"--report: {args.bench_command} runs nothing that it could report")
+    if args.before and not args.report:
+        raise ValueError("--before: needs --report DIR")
+    if args.before:
+        report.read_json(args.before)
+    if args.report:
+        files.check("--report", args.report)
+
+
+def _write_report(
+    option: str,
+    directory: Path,
+    run: files.Stored,
+    before: files.Stored | None,
+    console: Console,
+) -> None:
+    written = files.write(option, directory, run, before)
+    figures = sum(name.endswith(".png") for name in written)
+    pages = ", ".join(name for name in written if not name.endswith(".png"))
+    console.print(f"written: {directory} ({pages}, {figures} figures)", soft_wrap=True)
+
+
+def _run_report(args: argparse.Namespace, console: Console) -> int:
+    run = files.Stored.read(args.run_file)
+    before = files.Stored.read(args.before_file) if args.before_file else None
+    files.check("--out", args.directory)
+    _write_report("--out", args.directory, run, before, console)
+    return 0
 
 
 def _arguments(args: argparse.Namespace) -> list[str]:
@@ -247,7 +183,7 @@ def _run_layers(args: argparse.Namespace, console: Console) -> int:
         )
     options = {
         **_options(args, grid),
-        "shapes": args.shapes,
+        "shapes": [environment.without_directories(name) for name in args.shapes],
         "padding_mode": list(grid.padding_modes),
         "effort": {d: vars(timing.effort_for(d, grid.quick)) for d in grid.dtypes},
     }
@@ -256,7 +192,9 @@ def _run_layers(args: argparse.Namespace, console: Console) -> int:
         return run_grid(grid, cache_bytes, roofs, on_start)
 
     per_failure = len(grid.passes)
-    return _run_cells(args, console, cells, len(grid), per_failure, described, options, watch)
+    return _run_cells(
+        args, console, cells, len(grid), per_failure, described, options, watch, grid.shapes
+    )
 
 
 def _run_models(args: argparse.Namespace, console: Console) -> int:
@@ -273,7 +211,7 @@ def _run_models(args: argparse.Namespace, console: Console) -> int:
     def cells(on_start: Callable[[str], None]) -> Iterable[report.Cell | Failure]:
         return models.run_models(grid, on_start)
 
-    return _run_cells(args, console, cells, len(grid), 1, described, options, watch)
+    return _run_cells(args, console, cells, len(grid), 1, described, options, watch, ())
 
 
 def _run_gpu(args: argparse.Namespace, console: Console) -> int:
@@ -303,13 +241,19 @@ def _run_gpu(args: argparse.Namespace, console: Console) -> int:
             f"{found['copy_gbytes']:.0f} GB/s"
         )
     effort = gpu.QUICK if grid.quick else gpu.FULL
-    options = {**_options(args, grid), "shapes": args.shapes, "effort": vars(effort)}
+    options = {
+        **_options(args, grid),
+        "shapes": [environment.without_directories(name) for name in args.shapes],
+        "effort": vars(effort),
+    }
 
     def cells(on_start: Callable[[str], None]) -> Iterable[report.Cell | Failure]:
         return gpu.run_grid(grid, roofs, on_start)
 
     per_failure = len(grid.passes)
-    return _run_cells(args, console, cells, len(grid), per_failure, described, options, watch)
+    return _run_cells(
+        args, console, cells, len(grid), per_failure, described, options, watch, grid.shapes
+    )
 
 
 def _options(args: argparse.Namespace, grid: Grid | models.ModelGrid) -> dict[str, Any]:
@@ -358,8 +302,11 @@ def _run_cells(
     described: dict[str, Any],
     options: dict[str, Any],
     watch: environment.LoadWatch,
+    layers: Sequence[shapes.ConvShape],
 ) -> int:
     """Run cells behind a progress bar, then print and write what came out."""
+    # Read now: it may be the file that this run's report replaces.
+    before = files.Stored.read(args.before) if args.before else None
     cells: list[report.Cell] = []
     failures: list[Failure] = []
     complete = False
@@ -380,10 +327,15 @@ def _run_cells(
 
     described["load"] = watch.as_dict()
     _print_results(console, args, cells, failures, watch)
+    texts = [str(failure) for failure in failures]
+    for path in (args.out, args.report and args.report / files.RUN):
+        if path:
+            report.write_json(path, described, options, cells, texts, complete, layers)
     if args.out:
-        texts = [str(failure) for failure in failures]
-        report.write_json(args.out, described, options, cells, texts, complete)
-        console.print(f"written: {args.out}")
+        console.print(f"written: {args.out}", soft_wrap=True)
+    if args.report:
+        run = files.Stored.read(args.report / files.RUN)
+        _write_report("--report", args.report, run, before, console)
     return 0 if complete and not failures else 1
 
 
@@ -426,7 +378,7 @@ def _print_results(
         console.print(f"wrong result, not timed: {failure}", style="red", markup=False)
     others = watch.cores_of_others()
     if others is not None:
-        noise = others > NOISE_CORES and args.clock == "wall"
+        noise = others > environment.NOISE_CORES and args.clock == "wall"
         quiet = ": these figures are noise" if noise else ""
         console.print(f"{others:.2f} cores were busy with other processes{quiet}")
 

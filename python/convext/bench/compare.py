@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
@@ -17,27 +18,76 @@ SHOWN = 10
 _EXPECTED = ("date", "command")
 
 
-def _keyed(run: dict[str, Any]) -> dict[tuple[Any, ...], Cell]:
-    return {_key(cell): cell for cell in run["cells"]}
+Key = tuple[Any, ...]
 
 
-def _key(cell: Cell) -> tuple[Any, ...]:
+@dataclass(frozen=True)
+class Change:
+    """A cell in two runs. What is a ratio is above 1 where the second run is better."""
+
+    key: Key
+    first: Cell
+    second: Cell
+
+    def sooner(self, peer: str) -> float:
+        """A peer's own time in the first run / in the second."""
+        return _time(self.first, peer) / _time(self.second, peer)
+
+    @property
+    def speedups(self) -> tuple[float, float]:
+        """torch time / convext time in both runs."""
+        return ratio_of(self.first), ratio_of(self.second)
+
+    @property
+    def gain(self) -> float:
+        """The speed-up in the second run / in the first."""
+        before, after = self.speedups
+        return after / before
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Two runs' cells matched by their keys: those of both, and those of one alone."""
+
+    shared: list[Change]
+    only_first: list[Key]
+    only_second: list[Key]
+
+    @staticmethod
+    def of(first: dict[str, Any], second: dict[str, Any]) -> Changes:
+        """Match two runs."""
+        a, b = ({_key(cell): cell for cell in run["cells"]} for run in (first, second))
+        return Changes(
+            [Change(key, a[key], b[key]) for key in a if key in b],
+            [key for key in a if key not in b],
+            [key for key in b if key not in a],
+        )
+
+    def groups(self) -> Iterator[tuple[str, str, list[Change]]]:
+        """(dtype, pass, what they share): what geometric means are taken over."""
+        names = [(each.first["dtype"], each.first["pass"]) for each in self.shared]
+        for group in dict.fromkeys(names):
+            chosen = [each for each, name in zip(self.shared, names, strict=True) if name == group]
+            yield *group, chosen
+
+
+def _key(cell: Cell) -> Key:
     # Runs from before there were padding modes do not say theirs.
     return tuple(cell.get("padding_mode", "zeros") if k == "padding_mode" else cell[k] for k in KEY)
 
 
-def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
+def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
     """Leaves of nested dicts as (dotted name, text)."""
     if isinstance(value, dict):
         for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else key)
+            yield from flat(inner, f"{prefix}.{key}" if prefix else key)
     else:
         yield prefix, str(value)
 
 
 def differences(first: dict[str, Any], second: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The entries of two environments, or options, that are not equal: (name, first, second)."""
-    a, b = dict(_flat(first)), dict(_flat(second))
+    a, b = dict(flat(first)), dict(flat(second))
     names = [name for name in {**a, **b} if name not in _EXPECTED and not name.startswith("load.")]
     return [
         (name, a.get(name, ""), b.get(name, ""))
@@ -56,8 +106,8 @@ def compare(first: dict[str, Any], second: dict[str, Any], console: Console) -> 
     The gain is told by the ratio against torch, measured within each run, so a machine that was
     slower in one run does not count. torch's own change of time shows how far the machine moved.
     """
-    a, b = _keyed(first), _keyed(second)
-    shared = [key for key in a if key in b]
+    changes = Changes.of(first, second)
+    shared = changes.shared
     if not shared:
         console.print("the two runs share no cell")
         return 1
@@ -66,28 +116,24 @@ def compare(first: dict[str, Any], second: dict[str, Any], console: Console) -> 
     table.add_column("pass")
     for name in ("cells", "ratio A", "ratio B", "B / A", "torch A / B", "convext A / B"):
         table.add_column(name, justify="right")
-    groups = dict.fromkeys((a[key]["dtype"], a[key]["pass"]) for key in shared)
-    for dtype, pass_ in groups:
-        keys = [key for key in shared if (a[key]["dtype"], a[key]["pass"]) == (dtype, pass_)]
-        before = geomean(ratio_of(a[key]) for key in keys)
-        after = geomean(ratio_of(b[key]) for key in keys)
-        speedups = {
-            peer: geomean(_time(a[key], peer) / _time(b[key], peer) for key in keys)
-            for peer in ("torch", "convext")
+    for dtype, pass_, group in changes.groups():
+        before, after = (geomean(each.speedups[run] for each in group) for run in (0, 1))
+        sooner = {
+            peer: geomean(each.sooner(peer) for each in group) for peer in ("torch", "convext")
         }
         table.add_row(
             dtype,
             pass_,
-            str(len(keys)),
+            str(len(group)),
             f"{before:.2f}",
             f"{after:.2f}",
             coloured(after / before),
-            f"{speedups['torch']:.2f}",
-            f"{speedups['convext']:.2f}",
+            f"{sooner['torch']:.2f}",
+            f"{sooner['convext']:.2f}",
         )
     console.print(table)
 
-    moved = sorted(shared, key=lambda key: ratio_of(b[key]) / ratio_of(a[key]))
+    moved = sorted(shared, key=lambda change: change.gain)
     half = SHOWN // 2
     extremes = moved if len(moved) <= SHOWN else moved[:half] + moved[-half:]
     table = Table(title="cells that moved most", title_justify="left")
@@ -95,15 +141,14 @@ def compare(first: dict[str, Any], second: dict[str, Any], console: Console) -> 
         table.add_column(name, no_wrap=True)
     for name in ("ratio A", "ratio B", "B / A"):
         table.add_column(name, justify="right")
-    for key in extremes:
-        before, after = ratio_of(a[key]), ratio_of(b[key])
-        table.add_row(*map(str, key), f"{before:.2f}", f"{after:.2f}", coloured(after / before))
+    for change in extremes:
+        ratios = (f"{speedup:.2f}" for speedup in change.speedups)
+        table.add_row(*map(str, change.key), *ratios, coloured(change.gain))
     console.print(table)
 
-    for label, run, other in (("A", a, b), ("B", b, a)):
-        alone = sum(key not in other for key in run)
+    for label, alone in (("A", changes.only_first), ("B", changes.only_second)):
         if alone:
-            console.print(f"{alone} cells only in {label}")
+            console.print(f"{len(alone)} cells only in {label}")
     for what in ("environment", "options"):
         unequal = differences(first[what], second[what])
         if unequal:

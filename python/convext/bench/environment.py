@@ -51,6 +51,9 @@ ISA_VARIABLES = {
 
 _FALLBACK_CACHE_BYTES = 32 << 20
 
+#: Above this many cores busy with other work, figures are not worth keeping.
+NOISE_CORES = 0.1
+
 
 def enter_isa(isa: str, arguments: Sequence[str]) -> None:
     """Start over in a process whose environment holds both peers to an instruction set.
@@ -154,6 +157,19 @@ def _library_sha256() -> str:
     return ""
 
 
+def without_directories(argument: str) -> str:
+    """An argument with every path in it cut down to its last part.
+
+    A file of figures tells how they were made, not where its machine keeps things. The argument may
+    be ``--option=value``, and a value a list separated by commas.
+    """
+    option, equals, value = (
+        argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    )
+    parts = [Path(part).name if os.sep in part else part for part in value.split(",")]
+    return option + equals + ",".join(parts)
+
+
 def describe(malloc: str, arguments: list[str]) -> dict[str, Any]:
     """The environment as it stands, ready for JSON.
 
@@ -164,7 +180,7 @@ def describe(malloc: str, arguments: list[str]) -> dict[str, Any]:
     onednn = re.search(r"(?:MKL-DNN|oneDNN) v(\S+)", torch.__config__.show())
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "command": " ".join(["convext", *arguments]),
+        "command": " ".join(["convext", *map(without_directories, arguments)]),
         "commit": _commit(),
         "convext": {
             "version": convext.__version__,

@@ -177,9 +177,9 @@ def measure(
         sets,
         effort,
     )
-    gradients = 2 if pass_ == "backward" else 1
-    teraflops = gradients * shape.flops(sets[0].input.shape[0]) / 1e12
-    nbytes = sets[0].pass_bytes(pass_)
+    batch = sets[0].input.shape[0]
+    teraflops = shape.pass_flops(pass_, batch) / 1e12
+    nbytes = shape.pass_bytes(pass_, batch, sets[0].input.itemsize)
     floor = max(teraflops / peaks["matmul_tflops"], nbytes / 1e9 / peaks["copy_gbytes"])
     found: dict[str, Any] = {"ratio": pairs.ratio.as_dict(), "floor_ms": round(1e3 * floor, 5)}
     for peer, samples in (("torch", pairs.first), ("convext", pairs.second)):

@@ -76,13 +76,6 @@ class Operands:
             self.grad_output.to(dtype=dtype, memory_format=memory_format),
         )
 
-    def pass_bytes(self, pass_: str) -> int:
-        """Bytes that a pass has to move: what it needs read once, what it computes written once."""
-        input, weight, grad_output = self.input.nbytes, self.weight.nbytes, self.grad_output.nbytes
-        if pass_ == "backward":  # reads all three, writes two
-            return 2 * input + 2 * weight + grad_output
-        return input + weight + grad_output
-
     def clone(self) -> Operands:
         """A copy in memory of its own, same strides."""
         return Operands(self.input.clone(), self.weight.clone(), self.grad_output.clone())

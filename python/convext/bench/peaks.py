@@ -26,15 +26,16 @@ def measure(threads: Sequence[int], cache_bytes: int) -> dict[int, Peaks]:
     }
 
 
+def arithmetic(peaks: Peaks, dtype: str) -> float:
+    """The peak of a dtype's arithmetic in GF/s: that of half types is float32's."""
+    return peaks["float64_gflops" if dtype == "float64" else "float32_gflops"]
+
+
 def shares(
     peaks: Peaks, dtype: str, gigaflops: float, nbytes: int, seconds: float
 ) -> dict[str, float]:
-    """A time as shares of the peaks: nominal arithmetic per second, and bytes per second.
-
-    The arithmetic of half types is float32's.
-    """
-    arithmetic = peaks["float64_gflops" if dtype == "float64" else "float32_gflops"]
+    """A time as shares of the peaks: nominal arithmetic per second, and bytes per second."""
     return {
-        "fma": round(gigaflops / seconds / arithmetic, 3),
+        "fma": round(gigaflops / seconds / arithmetic(peaks, dtype), 3),
         "bandwidth": round(nbytes / 1e9 / seconds / peaks["copy_gbytes"], 3),
     }

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
 from convext.bench.operands import PASSES
+from convext.bench.shapes import ConvShape
 
 SCHEMA = 1
 WORST = 10
@@ -19,6 +22,10 @@ WORST = 10
 WIDE = 200
 
 CROSSED = ("layout", "batch", "threads")
+
+# What every cell says of itself, of any age.
+_KEY = ("layer", "dtype", "batch", "layout", "threads", "pass")
+_SPREADS = {"ratio": ("median", "q1", "q3"), "torch_ms": ("median",), "convext_ms": ("median",)}
 
 Cell = dict[str, Any]
 
@@ -35,10 +42,10 @@ def geomean(values: Iterable[float]) -> float:
 
 def _in_order(cells: Sequence[Cell], key: str) -> list[Any]:
     """The values a key takes, in the order of their first appearance."""
-    return list(dict.fromkeys(_value(cell, key) for cell in cells))
+    return list(dict.fromkeys(value_of(cell, key) for cell in cells))
 
 
-def _value(cell: Cell, key: str) -> Any:
+def value_of(cell: Cell, key: str) -> Any:
     # Runs from before there were padding modes do not say theirs, nor a layer's table.
     return cell.get(key, {"padding_mode": "zeros", "table": ""}.get(key))
 
@@ -57,7 +64,7 @@ def _rows(cells: Sequence[Cell]) -> Iterator[tuple[str, str, str, list[Cell]]]:
 
 
 def _row_key(cell: Cell) -> tuple[str, str, str]:
-    return (cell["dtype"], cell["pass"], _value(cell, "padding_mode"))
+    return (cell["dtype"], cell["pass"], value_of(cell, "padding_mode"))
 
 
 def summarise(cells: Sequence[Cell]) -> list[dict[str, Any]]:
@@ -69,7 +76,7 @@ def summarise(cells: Sequence[Cell]) -> list[dict[str, Any]]:
         row.update(_group(chosen))
         for key in ("layout", "batch", "threads", "table"):
             row[key] = {
-                str(value): _group([cell for cell in chosen if _value(cell, key) == value])
+                str(value): _group([cell for cell in chosen if value_of(cell, key) == value])
                 for value in _in_order(chosen, key)
             }
         row["crossed"] = [
@@ -122,8 +129,12 @@ def write_json(
     cells: Sequence[Cell],
     failures: Sequence[str],
     complete: bool,
+    layers: Iterable[ConvShape] = (),
 ) -> None:
-    """Write a run to a file: one line a cell, so that a diff of two runs can be read."""
+    """Write a run to a file: one line a cell, so that a diff of two runs can be read.
+
+    The geometry of ``layers`` is written once, under their names.
+    """
     head = {
         "schema": SCHEMA,
         "kind": "times",
@@ -133,8 +144,13 @@ def write_json(
         "failures": list(failures),
         "summary": summarise(cells),
     }
-    lines = ",\n".join("    " + json.dumps(cell) for cell in cells)
     body = json.dumps(head, indent=2).removesuffix("\n}")
+    geometry = ",\n".join(
+        f"    {json.dumps(layer.name)}: {json.dumps(layer.as_dict())}" for layer in layers
+    )
+    if geometry:
+        body += f',\n  "layers": {{\n{geometry}\n  }}'
+    lines = ",\n".join("    " + json.dumps(cell) for cell in cells)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(f'{body},\n  "cells": [\n{lines}\n  ]\n}}\n', encoding="utf-8")
 
@@ -155,7 +171,30 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: not a benchmark run of schema {SCHEMA}")
     if run.get("kind", "times") != "times":
         raise ValueError(f"{path}: holds {run['kind']}, not times")
+    missing = _missing(run)
+    if missing:
+        raise ValueError(f"{path}: not a benchmark run: {missing}")
     return run
+
+
+def _missing(run: dict[str, Any]) -> str:
+    """The first thing that what is called a run has not, in words; empty if it has all."""
+    for name, kind in (("environment", dict), ("options", dict), ("cells", list)):
+        if not isinstance(run.get(name), kind):
+            return f"no {name}"
+    for index, cell in enumerate(run["cells"]):
+        if not isinstance(cell, dict):
+            return f"cell {index} is not an object"
+        for name in _KEY:
+            if not isinstance(cell.get(name), (str, int)):
+                return f"cell {index} has no {name}"
+        for name, parts in _SPREADS.items():
+            for part in parts:
+                spread = cell.get(name)
+                found = spread.get(part) if isinstance(spread, dict) else None
+                if not isinstance(found, (int, float)) or not 0 < found < math.inf:
+                    return f"cell {index} has no positive {name}.{part}"
+    return ""
 
 
 def coloured(ratio: float) -> str:
@@ -195,7 +234,7 @@ def cell_table(cells: Sequence[Cell], title: str, width: int = WIDE) -> Table:
         spread = cell["ratio"]
         row = [cell["layer"], cell["dtype"], cell["layout"], str(cell["batch"])]
         row += [str(cell["threads"]), cell["pass"]]
-        row += [_value(cell, "padding_mode")] if padded else []
+        row += [value_of(cell, "padding_mode")] if padded else []
         row += [f"{cell['torch_ms']['median']:.3f}", f"{cell['convext_ms']['median']:.3f}"]
         row += [coloured(ratio_of(cell)), f"{spread['q1']:.2f}..{spread['q3']:.2f}"]
         details = _details(cell) if detailed else []
@@ -312,21 +351,43 @@ def _means(row: dict[str, Any], columns: Iterable[tuple[str, Any]]) -> list[str]
     ]
 
 
-def cost_table(cells: Sequence[Cell]) -> Table | None:
-    """What a padding mode or batch invariance costs convext, in percent; None if none was asked."""
-    chosen = [cell for cell in cells if "cost" in cell]
-    if not chosen:
-        return None
-    table, padded = _summary("cost to convext itself, in percent of its time without", chosen)
-    table.add_column("over", no_wrap=True)
-    _right(table, "cells", "geomean", "median", "least", "most")
-    for dtype, pass_, mode, group in _rows(chosen):
+@dataclass(frozen=True)
+class Cost:
+    """What a padding mode or batch invariance costs convext itself: its time / that without."""
+
+    dtype: str
+    pass_: str
+    padding_mode: str
+    over: str
+    cells: int
+    geomean: float
+    median: float
+    least: float
+    most: float
+
+
+def costs(cells: Sequence[Cell]) -> list[Cost]:
+    """The costs per dtype, pass and padding mode; none if no cell has one."""
+    found = []
+    for dtype, pass_, mode, group in _rows([cell for cell in cells if "cost" in cell]):
         times = [float(cell["cost"]["median"]) for cell in group]
         values = (geomean(times), statistics.median(times), min(times), max(times))
-        table.add_row(
-            *_row_names({"dtype": dtype, "pass": pass_, "padding_mode": mode}, padded),
-            group[0]["cost"]["over"],
-            str(len(group)),
-            *(f"{100 * (value - 1):+.1f}" for value in values),
-        )
+        found.append(Cost(dtype, pass_, mode, group[0]["cost"]["over"], len(group), *values))
+    return found
+
+
+def cost_table(cells: Sequence[Cell]) -> Table | None:
+    """The costs in percent; None if there are none."""
+    found = costs(cells)
+    if not found:
+        return None
+    title = "cost to convext itself, in percent of its time without"
+    table, padded = _summary(title, [cell for cell in cells if "cost" in cell])
+    table.add_column("over", no_wrap=True)
+    _right(table, "cells", "geomean", "median", "least", "most")
+    for cost in found:
+        names = {"dtype": cost.dtype, "pass": cost.pass_, "padding_mode": cost.padding_mode}
+        values = (cost.geomean, cost.median, cost.least, cost.most)
+        percentages = (f"{100 * (value - 1):+.1f}" for value in values)
+        table.add_row(*_row_names(names, padded), cost.over, str(cost.cells), *percentages)
     return table

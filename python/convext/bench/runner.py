@@ -135,9 +135,9 @@ def measure(
         for operands in sets:  # graphs are not built while the clock runs
             torch_call(operands), convext_call(operands)
     pairs = _time(torch_call, convext_call, sets, effort, clock)
-    gradients = 2 if pass_ == "backward" else 1
-    gigaflops = gradients * shape.flops(sets[0].input.shape[0]) / 1e9
-    nbytes = sets[0].pass_bytes(pass_)
+    batch = sets[0].input.shape[0]
+    gigaflops = shape.pass_flops(pass_, batch) / 1e9
+    nbytes = shape.pass_bytes(pass_, batch, sets[0].input.itemsize)
     dtype = str(sets[0].input.dtype).removeprefix("torch.")
     found: dict[str, Any] = {"ratio": pairs.ratio.as_dict()}
     for peer, samples in (("torch", pairs.first), ("convext", pairs.second)):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import difflib
 import fnmatch
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -101,6 +103,38 @@ class ConvShape:
         """Nominal floating-point operations of one pass (forward, input or weight gradient)."""
         n, k, p, q = self.output_size(batch)
         return 2 * n * k * p * q * (self.C // self.groups) * self.R * self.S
+
+    def pass_flops(self, pass_: str, batch: int) -> int:
+        """Nominal floating-point operations of what is timed: ``backward`` is both gradients."""
+        return (2 if pass_ == "backward" else 1) * self.flops(batch)
+
+    def pass_bytes(self, pass_: str, batch: int, itemsize: int) -> int:
+        """Bytes that a pass has to move: what it needs read once, what it computes written once.
+
+        ``itemsize`` is the bytes of an element.
+        """
+        sizes = (self.input_size(batch), self.weight_size, self.output_size(batch))
+        input, weight, output = (math.prod(size) for size in sizes)
+        if pass_ == "backward":  # reads all three, writes two
+            return itemsize * (2 * input + 2 * weight + output)
+        return itemsize * (input + weight + output)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The layer without its name, for JSON."""
+        return {key: value for key, value in asdict(self).items() if key != "name"}
+
+    @staticmethod
+    def from_dict(name: str, fields: dict[str, Any]) -> ConvShape:
+        """The layer that ``as_dict`` wrote.
+
+        Raises:
+            ShapeError: a field is missing, unknown or not a number.
+        """
+        pairs = ("stride", "padding", "dilation")
+        try:
+            return ConvShape(name, **{**fields, **{key: tuple(fields[key]) for key in pairs}})
+        except (KeyError, TypeError) as error:
+            raise ShapeError(f"layer {name!r}: not a geometry: {error}") from error
 
 
 def _pair(text: str) -> Pair:

@@ -7,8 +7,12 @@ import os
 import sys
 from collections.abc import Sequence
 
-EXTRA = {"rich": "rich", "sklearn": "scikit-learn"}
-"""What the commands need beyond convext's own dependencies: module -> package."""
+EXTRA = {
+    "rich": ("rich", "cli"),
+    "sklearn": ("scikit-learn", "cli"),
+    "matplotlib": ("matplotlib", "bench"),
+}
+"""What the commands need beyond convext's own dependencies: module -> package, extra."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,9 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise
+        package, extra = EXTRA[error.name]
         print(
-            f"convext: this needs {EXTRA[error.name]}, which the extra 'cli' brings: "
-            "pip install convext[cli]",
+            f"convext: this needs {package}, which the extra '{extra}' brings: "
+            f"pip install convext[{extra}]",
             file=sys.stderr,
         )
         return 2
