@@ -331,7 +331,7 @@ def caught_by(programs: Path, concerns: str, checked: bool, number: int = -1) ->
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=600,
         )
     except subprocess.TimeoutExpired:
         return "it does not end"
@@ -345,7 +345,7 @@ def caught_by(programs: Path, concerns: str, checked: bool, number: int = -1) ->
     return str(examples[0][0] or examples[0][1])
 
 
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(2400)
 def test_planted_bugs_are_found(
     programs: Path, record_property: Callable[[str, object], None]
 ) -> None:
