@@ -8,6 +8,7 @@
   :class:`torch.nn.LazyConv2d`.
 - :func:`convert`, :func:`revert`, :class:`patch`: existing models.
 - :class:`batch_invariant`, :func:`force_plan`, :func:`explain`: what runs.
+- :func:`trace`: what a convolution does, step by step.
 - :func:`set_workspace_limit`, :func:`held_workspace`, :func:`free_workspace`: working memory.
 - :func:`decompositions`: exported programs that need no convext.
 """
@@ -33,6 +34,7 @@ from .plan import (  # noqa: E402
     set_workspace_limit,
     workspace_limit,
 )
+from .tracing import trace  # noqa: E402
 
 __all__ = [
     "ConvExt2d",
@@ -51,5 +53,6 @@ __all__ = [
     "patch",
     "revert",
     "set_workspace_limit",
+    "trace",
     "workspace_limit",
 ]

@@ -1,0 +1,6 @@
+def fragment(c):
+    return ""
+
+
+def render(c):
+    return ""
