@@ -7,7 +7,7 @@ command ``convext trace`` shows the same in a terminal.
 - ``setting``: the geometry of one convolution, and in whose words it is refused.
 - ``convolution``, ``model``: the two kinds of trace.
 - ``quiz``: questions about the geometry, with answers and formulas.
-- ``text``, ``page``: traces as lines of text and as one HTML page.
+- ``text``, ``html``: traces as lines of text and as one HTML page.
 """
 
 from ._trace import Trace, trace

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .. import _C
-from . import page, text
+from . import html, text
 from .convolution import ConvTrace
 from .model import ModelTrace
 from .setting import Setting, small_integers
@@ -40,7 +40,7 @@ class Trace:
         return f"<convext.tracing.Trace of {text.title(self.content)}>"
 
     def _repr_html_(self) -> str:
-        return page.fragment(self.content)
+        return html.fragment(self.content)
 
     def save_html(self, path: str | os.PathLike[str]) -> None:
         """Writes one page that needs nothing else, no network either: move the kernel over the
@@ -56,7 +56,7 @@ class Trace:
             ValueError: the kernel, stride, padding or dilation is beyond what the page can show.
             OSError: the file cannot be written.
         """
-        Path(path).write_text(page.render(self.content), encoding="utf-8")
+        Path(path).write_text(html.render(self.content), encoding="utf-8")
 
 
 def trace(

@@ -51,19 +51,20 @@ TILES: dict[str, dict[str, str]] = {
     "depthwise": {
         "rows": "row pixels",
         "lanes": "all channels",
-        "text": "mr neighbouring pixels of one output row times nr channels; nothing is summed over "
-        "channels",
+        "text": "mr neighbouring pixels of one output row times nr channels; nothing is summed "
+        "over channels",
     },
     "grouped": {
         "rows": "row pixels",
         "lanes": "all channels",
-        "text": "mr neighbouring pixels of one output row times nr output channels, of one group or "
-        "of several",
+        "text": "mr neighbouring pixels of one output row times nr output channels, of one group "
+        "or of several",
     },
     "im2col": {
         "rows": "channels",
         "lanes": "pixels",
-        "text": "mr output channels of one group times nr output pixels: the operands change places",
+        "text": "mr output channels of one group times nr output pixels: the operands change "
+        "places",
     },
     "direct_planes": {
         "rows": "channels",

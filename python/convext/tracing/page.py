@@ -1,6 +1,0 @@
-def fragment(c):
-    return ""
-
-
-def render(c):
-    return ""
