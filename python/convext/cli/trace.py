@@ -59,7 +59,7 @@ def add_parser(subparsers: Any) -> None:
             type=kind,
             default=default,
             metavar="N" if kind is _padding else "N[,N]",
-            help=f"{help} (default: {','.join(map(str, default))})",  # type: ignore[arg-type]
+            help=f"{help} (default: {','.join(map(str, default))})",
         )
     geometry.add_argument("--groups", type=int, default=lesson.groups, help="(default: 1)")
     geometry.add_argument(

@@ -125,15 +125,11 @@ def _of_problem(problem: _C.ConvProblem) -> ConvTrace:
     image, weight = small_integers(setting)
     dtype = getattr(torch, problem.dtype)
     batch = image.expand(max(problem.N, 1), -1, -1, -1).to(dtype)
-    operands = [
-        tensor.contiguous(
-            memory_format=torch.channels_last
-            if layout == "channels_last"
-            else torch.contiguous_format
-        )
-        for tensor, layout in (
-            (batch, problem.input_layout),
-            (weight.to(dtype), problem.weight_layout),
-        )
-    ]
-    return ConvTrace.run(setting, *operands, problem=problem)
+    images = _laid_out(batch, problem.input_layout)
+    kernels = _laid_out(weight.to(dtype), problem.weight_layout)
+    return ConvTrace.run(setting, images, kernels, problem=problem)
+
+
+def _laid_out(tensor: Tensor, layout: str) -> Tensor:
+    last = layout == "channels_last"
+    return tensor.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)

@@ -111,7 +111,8 @@ def dropped_question(size: int, kernel: int, stride: int) -> Question:
     rows = tuple(range(end, size))
     reach = f"The last of {output} windows starts at row ({output} - 1) * {stride} = "
     reach += f"{(output - 1) * stride} and ends at row {end - 1}"
-    which = f"rows from {end} to {size - 1} are" if len(rows) > 1 else f"row {end} is"
+    listed = ", ".join(map(str, rows))
+    which = f"rows {listed} are" if len(rows) > 1 else f"row {listed} is"
     left = f"; {which} dropped by the floor." if rows else ", the last row: nothing is dropped."
     return Question(
         "dropped",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from typing import Any
 
 import torch
@@ -83,7 +84,7 @@ class Setting:
     def pad(self) -> tuple[int, int, int, int]:
         """Padding as :func:`torch.nn.functional.pad` takes it: left, right, top, bottom."""
         weight = torch.empty(1, 1, self.R, self.S, device="meta")
-        pads = normalised_geometry(weight, self.stride, self.padding, self.dilation, 1)[1]
+        pads = normalised_geometry(weight, 1, self.padding, self.dilation, 1)[1]
         if len(pads) == 2:
             pads = (pads[1], pads[1], pads[0], pads[0])
         left, right, top, bottom = pads
@@ -163,34 +164,40 @@ class Setting:
         image = torch.zeros(1, max(self.C, 0), max(self.H, 0), max(self.W, 0))
         for name, attempt in (("torch", self._run_torch), ("ConvExt2d", self._run_convext)):
             try:
-                attempt(image)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of padded copies
+                    attempt(image)
             except (RuntimeError, ValueError, TypeError) as error:
                 return f"{name} refuses this setting: {error}"
         return None
 
-    def _arguments(self) -> tuple[Any, ...]:
-        return self.C, self.K, (self.R, self.S), self.stride
-
     def _run_torch(self, image: Tensor) -> None:
-        further = (self.dilation, self.groups, False)
-        if isinstance(self.padding, str) or len(self.padding) == 2:
-            nn.Conv2d(*self._arguments(), self.padding, *further, self.padding_mode)(image)  # type: ignore[arg-type]
+        padding, mode = self.padding, self.padding_mode
+        sides = () if isinstance(padding, str) else padding
+        if len(sides) == 4 and sides[0] == sides[1] and sides[2] == sides[3]:
+            padding = (sides[2], sides[0])
+        elif len(sides) == 4:
+            image_mode = "constant" if mode == "zeros" else mode
+            layer = nn.Conv2d(**self._arguments((0, 0), "zeros"))
+            layer(F.pad(image, self.pad, image_mode))
             return
-        left, right, top, bottom = self.padding
-        if left == right and top == bottom:
-            nn.Conv2d(*self._arguments(), (top, left), *further, self.padding_mode)(image)
-            return
-        layer = nn.Conv2d(*self._arguments(), 0, *further)
-        layer(
-            F.pad(
-                image, self.pad, "constant" if self.padding_mode == "zeros" else self.padding_mode
-            )
-        )
+        nn.Conv2d(**self._arguments(padding, mode))(image)
 
     def _run_convext(self, image: Tensor) -> None:
-        ConvExt2d(
-            *self._arguments(), self.padding, self.dilation, self.groups, False, self.padding_mode
-        )(image)
+        ConvExt2d(**self._arguments(self.padding, self.padding_mode))(image)
+
+    def _arguments(self, padding: tuple[int, ...] | str, mode: str) -> dict[str, Any]:
+        return {
+            "in_channels": self.C,
+            "out_channels": self.K,
+            "kernel_size": (self.R, self.S),
+            "stride": self.stride,
+            "padding": padding,
+            "dilation": self.dilation,
+            "groups": self.groups,
+            "bias": False,
+            "padding_mode": mode,
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """The fields, padding as four values, fit for JSON."""

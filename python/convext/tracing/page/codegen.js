@@ -44,11 +44,31 @@ function convextCode(s) {
     `image = torch.randn(1, ${s.C}, ${s.H}, ${s.W})\nprint(layer(image).shape)`;
 }
 
+// Commands leave out what is usual.
 function traceCommand(s) {
-  const pair = ([a, b]) => (a === b ? String(a) : `${a},${b}`);
+  const parts = [`convext trace --in ${commaPair([s.H, s.W])} --channels ${commaPair([s.C, s.K])}`];
   const [left, right, top, bottom] = s.padding;
-  const padding = s.same ? "same" : isSymmetric(s) ? pair([top, left]) : [left, right, top, bottom];
-  return `convext trace --in ${s.H},${s.W} --channels ${s.C},${s.K} --kernel ${s.R},${s.S} ` +
-    `--stride ${pair(s.stride)} --padding=${padding} --dilation ${pair(s.dilation)} ` +
-    `--groups ${s.groups} --padding-mode ${s.mode}`;
+  const padding = s.same ? "same" : isSymmetric(s) ? commaPair([top, left]) : [left, right, top, bottom];
+  parts.push(`--kernel ${commaPair([s.R, s.S])} --stride ${commaPair(s.stride)} --padding ${padding}`);
+  if (s.dilation.some(step => step !== 1)) parts.push(`--dilation ${commaPair(s.dilation)}`);
+  if (s.groups !== 1) parts.push(`--groups ${s.groups}`);
+  if (s.mode !== "zeros") parts.push(`--padding-mode ${s.mode}`);
+  return parts.join(" ");
+}
+
+function commaPair([a, b]) {
+  return a === b ? String(a) : `${a},${b}`;
+}
+
+function explainCommand(s) {
+  const [left, right, top, bottom] = s.padding;
+  const parts = [s.K, `${s.R}x${s.S}`];
+  if (s.stride.some(step => step !== 1)) parts.push(`s${s.stride.join("x")}`);
+  if (s.same) parts.push("psame");
+  else if (!isSymmetric(s)) parts.push(`p${[left, right, top, bottom].join("x")}`);
+  else if (top || left) parts.push(`p${top}x${left}`);
+  if (s.dilation.some(step => step !== 1)) parts.push(`d${s.dilation.join("x")}`);
+  if (s.groups !== 1) parts.push(`g${s.groups}`);
+  if (s.mode !== "zeros") parts.push(s.mode);
+  return `convext explain --in 1,${s.C},${s.H},${s.W} --conv ${parts.join(",")}`;
 }

@@ -73,7 +73,7 @@ class KernelView {
       holder.replaceChildren(
         element("p", { class: "unknown" }, "The plan of this setting is not known to this page: it " +
           "is not among those that were asked for when the page was made. To ask the planner:"),
-        element("pre", { id: "ask", tabindex: "0" }, traceCommand(s)));
+        element("pre", { id: "ask", tabindex: "0" }, explainCommand(s)));
       return;
     }
     const names = ["forward", "input_grad", "weight_grad", "bias_grad"].filter(name => plan[name]);
@@ -161,7 +161,8 @@ class KernelView {
       "of the lanes are wasted";
     byId("tile-text").textContent =
       `${plan.forward.algorithm}: ${use.kind.text}. Rows are ${use.kind.rows}, lanes ` +
-      `${use.kind.lanes}. ${summary}; narrower instances of a kernel take part of what is left over.`;
+      `${use.kind.lanes}. ${summary}; at most, for kernels have narrower instances for what is left ` +
+      `over. ${this.drawnText(use)}`;
     map.setAttribute("aria-label", summary);
     const rows = tileAxis(use.rows, use.mr, MOST_TILES[0]), lanes = tileAxis(use.lanes, use.nr, MOST_TILES[1]);
     map.style.setProperty("--lanes", String(lanes.length));
@@ -169,6 +170,14 @@ class KernelView {
       class: [row.used && lane.used ? "used" : "wasted", row.end ? "row-end" : "",
         lane.end ? "lane-end" : ""].join(" ").trim(),
     }))));
+  }
+
+  drawnText(use) {
+    const height = tileAxis(use.rows, use.mr, Infinity).length, width = tileAxis(use.lanes, use.nr, Infinity).length;
+    const parts = [];
+    if (use.repeats > 1) parts.push(`one of ${use.repeats} alike`);
+    if (height > MOST_TILES[0] || width > MOST_TILES[1]) parts.push("the first rows and lanes");
+    return parts.length ? `Drawn: ${parts.join(", ")}.` : "";
   }
 
   showBytes(s, plan) {

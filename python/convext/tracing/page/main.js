@@ -32,6 +32,7 @@ class App {
     byId("footer").textContent = `Made by convext ${DATA.versions.convext} with PyTorch ${DATA.versions.torch}.`;
     this.controls.write(DATA.setting);
     this.openTab(DATA.model ? "model" : "forward");
+    byId("setting-box").open = !window.matchMedia("(max-width: 56rem)").matches;
   }
 
   listenTab(tab) {
@@ -109,7 +110,8 @@ class App {
     fillSelect(byId("shown-c"), s.C / s.groups, c => String(firstChannel(s, this.k) + c));
     byId("code-torch").textContent = torchCode(s);
     byId("code-convext").textContent = convextCode(s);
-    byId("code-command").textContent = traceCommand(s);
+    byId("code-trace").textContent = traceCommand(s);
+    byId("code-explain").textContent = explainCommand(s);
     this.showPanel();
   }
 

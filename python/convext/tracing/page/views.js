@@ -53,6 +53,7 @@ class ForwardView {
   play() {
     byId("play").setAttribute("aria-pressed", "true");
     byId("play").textContent = "Pause";
+    byId("window-text").setAttribute("aria-live", "off");
     const count = this.size[0] * this.size[1];
     this.timer = setInterval(() => this.go((this.index + 1) % count), 700);
   }
@@ -62,6 +63,7 @@ class ForwardView {
     this.timer = null;
     byId("play").setAttribute("aria-pressed", "false");
     byId("play").textContent = "Play";
+    byId("window-text").setAttribute("aria-live", "polite");
   }
 
   update() {
@@ -79,11 +81,12 @@ class ForwardView {
         drops[0].includes(i) || drops[1].includes(j) ? "dropped" : "",
       ].join(" ").trim(),
     });
-    const P = this.size[1];
+    const { operands, c } = this.app, columns = this.size[1];
+    this.weights = new Grid(byId("weights"), operands.weight[k][c], { caption: `Kernel ${s.R}x${s.S}` });
     this.output = new Grid(byId("output"), output[k], {
       caption: `Output ${this.size.join("x")}, channel ${k}`,
       label: (p, q) => `output ${p}, ${q}: ${shown(output[k][p][q])}`,
-      press: (p, q) => this.go(p * P + q),
+      press: (p, q) => this.go(p * columns + q),
     });
     const holder = byId("padded");
     holder.classList.toggle("wide", holder.scrollWidth > holder.clientWidth + 1);
@@ -109,7 +112,7 @@ class ForwardView {
     this.output.select(p, q);
     const products = productsAt(s, operands, padded, k, p, q);
     new Grid(byId("products"), products[c].map(row => row.map(item => item.product)), {
-      caption: `Window * kernel ${s.R}x${s.S}`,
+      caption: "Window * kernel",
       text: (r, t) => `${shown(products[c][r][t].value)}*${shown(products[c][r][t].weight)}`,
       cell: (r, t) => (isPadding(s, rows[r], columns[t]) ? "padding" : ""),
     });
@@ -169,7 +172,7 @@ class InputGradientView {
     const outputs = counts.flat().filter(Boolean).length;
     byId("touch-text").textContent = outputs
       ? `Input pixel ${h}, ${w} touches ${outputs} of ${counts.flat().length} outputs of a channel, ` +
-        `through ${found.length} taps.`
+        `through ${found.length} tap${found.length > 1 ? "s" : ""}.`
       : `Input pixel ${h}, ${w} touches no output: no window reads it.`;
     byId("touch-sum").textContent =
       `grad_input[${channel}, ${h}, ${w}] = sum of grad_output * weight over these pairs and all ` +
