@@ -118,21 +118,22 @@ class App {
   showModel(model) {
     byId("model-text").textContent =
       `${model.name} on ${model.input_size.join("x")}. Milliseconds are the shortest of three runs. ` +
-      "Show puts a convolution into the form, as large as this page can show it.";
+      "Show puts a convolution into the form, as large as this page can show it; too large: its kernel, " +
+      "stride, padding or dilation is beyond this page.";
     const number = value => (value === null ? "-" : shown(value));
     const rows = model.layers.map(layer => [
-      layer.name, layer.type, layer.input_size.slice(1).join("x"), layer.padded, layer.kernel,
+      layer.name, this.showButton(layer), layer.type, layer.input_size.slice(1).join("x"), layer.padded, layer.kernel,
       layer.output_size.slice(1).join("x"), number(layer.mean), number(layer.std),
       number(layer.minimum), number(layer.maximum), layer.milliseconds.toFixed(3),
-      layer.plans ? layer.plans.forward.kernel : "-", this.showButton(layer),
+      layer.plans ? layer.plans.forward.kernel : "-",
     ]);
-    byId("model-layers").replaceChildren(plainTable("Layers", ["layer", "type", "input", "padded", "kernel",
-      "output", "mean", "std", "min", "max", "ms", "planned forward", ""], rows));
+    byId("model-layers").replaceChildren(plainTable("Layers", ["layer", "", "type", "input", "padded", "kernel",
+      "output", "mean", "std", "min", "max", "ms", "planned forward"], rows));
   }
 
   showButton(layer) {
     if (!layer.setting) return "";
-    if (!layer.shown) return "too large to show";
+    if (!layer.shown) return "too large";
     const button = element("button", { type: "button", "aria-label": `Show ${layer.name}` }, "Show");
     button.addEventListener("click", () => {
       this.controls.write(layer.shown);
