@@ -2,16 +2,25 @@
 
 import contextlib
 import io
-import os
 import random
 import shlex
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from playwright.sync_api import expect, sync_playwright
+from pages import (
+    MODES,
+    TABS,
+    cells,
+    fill,
+    find_browser,
+    possible_settings,
+    random_setting,
+    status,
+    write,
+)
+from playwright.sync_api import expect
 from torch import nn
 
 import convext
@@ -19,130 +28,6 @@ from convext import _C
 from convext.cli import main
 from convext.tracing import LESSON, ConvTrace, Setting, html, quiz
 from convext.tracing.setting import small_integers
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
-MODES = ("zeros", "reflect", "replicate", "circular")
-TABS = ("forward", "input-grad", "weight-grad", "kernel", "code", "quiz")
-
-
-def find_browser():
-    """The path of a Chromium; without one the tests fail."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.fail(
-            f"no browser was found ({', '.join(BROWSERS)}): the page cannot be tested. On Debian: "
-            "apt install chromium"
-        )
-    return path
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = find_browser()
-    # Chromium refuses to run as root inside its sandbox.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
-def lesson_file(tmp_path_factory):
-    path = tmp_path_factory.mktemp("page") / "trace.html"
-    convext.trace().save_html(path)
-    return path
-
-
-@pytest.fixture
-def open_page(browser, lesson_file):
-    """Opens a page from its file, offline; at the end it must not have complained or asked for
-    anything else."""
-    heard, requests, contexts = [], [], []
-
-    def open(path=lesson_file, **options):
-        context = browser.new_context(**options)
-        context.set_offline(True)
-        contexts.append(context)
-        page = context.new_page()
-        page.set_default_timeout(20_000)
-        page.on("console", lambda message: heard.append(f"{message.type}: {message.text}"))
-        page.on("pageerror", lambda error: heard.append(str(error)))
-        page.on("request", lambda request: requests.append(request.url))
-        page.goto(path.as_uri())
-        return page
-
-    yield open
-    for context in contexts:
-        context.close()
-    assert heard == []
-    assert len(requests) == len(contexts)
-    assert all(url.startswith("file://") for url in requests)
-
-
-@pytest.fixture
-def page(open_page):
-    return open_page()
-
-
-@pytest.fixture(scope="module")
-def screenshots(tmp_path_factory):
-    folder = os.environ.get("CONVEXT_SCREENSHOTS")
-    path = Path(folder) if folder else tmp_path_factory.mktemp("screenshots")
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
-def status(page):
-    return page.inner_text("#window-text")
-
-
-def fill(page, **fields):
-    for name, value in fields.items():
-        page.fill(f"#{name.replace('_', '-')}", str(value))
-
-
-def cells(page, holder):
-    return page.eval_on_selector_all(
-        f"#{holder} tbody tr",
-        "rows => rows.map(r => [...r.querySelectorAll('td')].map(c => c.innerText))",
-    )
-
-
-def write(page, setting):
-    """Puts a setting into the form; the form reports it as if it had been typed."""
-    page.evaluate("s => APP.controls.write(s)", html.setting_data(setting))
-
-
-def random_setting(draw):
-    """Possible or not, within the page's limits."""
-    groups = draw.choice((1, 1, 2, 4))
-    symmetric = draw.random() < 0.5
-    sides = [draw.randint(0, 3) for _ in range(4)]
-    return Setting(
-        groups * draw.randint(1, 2),
-        draw.randint(1, 12),
-        draw.randint(1, 12),
-        groups * draw.randint(1, 2),
-        draw.randint(1, 4),
-        draw.randint(1, 4),
-        (draw.randint(1, 3), draw.randint(1, 3)),
-        tuple(sides[:2]) if symmetric else tuple(sides),
-        (draw.randint(1, 2), draw.randint(1, 2)),
-        groups,
-        draw.choice(MODES),
-    )
-
-
-def possible_settings(count):
-    draw = random.Random(0)
-    found = []
-    while len(found) < count:
-        setting = random_setting(draw)
-        if setting.refusal() is None:
-            found.append(setting)
-    assert {setting.padding_mode for setting in found} == set(MODES)
-    return found
 
 
 def test_no_browser_is_a_failure(monkeypatch):
@@ -305,7 +190,7 @@ def test_buttons_slider_and_play_move_the_kernel(page):
     page.click("#first")
     page.click("#play")
     assert page.get_attribute("#play", "aria-pressed") == "true"
-    expect(page.locator("#window-text")).to_contain_text("Window 3", timeout=20_000)
+    expect(page.locator("#window-text")).to_contain_text("Window 3", timeout=60_000)
     page.click("#play")
     at = status(page)
     page.wait_for_timeout(900)
@@ -482,7 +367,7 @@ def test_the_code_runs(page, setting, capsys):
     assert main(shlex.split(page.inner_text("#code-trace"))[1:]) == 0
     assert "output " + "x".join(map(str, size[1:])) in capsys.readouterr().out
     page.click("[data-from=code-torch]")
-    expect(page.locator("#copied")).not_to_be_empty(timeout=20_000)
+    expect(page.locator("#copied")).not_to_be_empty(timeout=60_000)
 
 
 def test_the_quiz_grades(page):
