@@ -13,7 +13,7 @@ from torch import nn
 
 import convext
 from convext import _C
-from convext.cli import demo, digits, main, verify
+from convext.cli import _show, demo, digits, main, verify
 from convext.testing import FLOATING_DTYPES, PASSES, Problem, check
 
 
@@ -54,11 +54,11 @@ def test_python_m_convext_is_the_command():
 def test_no_command_prints_the_help(capsys):
     assert main([]) == 2
     out = capsys.readouterr().out
-    for command in ("info", "verify", "demo", "bench"):
+    for command in ("info", "verify", "demo", "trace", "bench"):
         assert re.search(rf"^ +{command} +\w+", out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["info", "verify", "demo", "bench"])
+@pytest.mark.parametrize("command", ["info", "verify", "demo", "trace", "bench"])
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as exit:
         main([command, "--help"])
@@ -95,7 +95,7 @@ def test_a_missing_extra_is_one_plain_sentence(module, package, monkeypatch, cap
     for name in list(sys.modules):
         if name.split(".")[0] == module or name.startswith(("convext.cli.", "convext.bench")):
             monkeypatch.delitem(sys.modules, name)
-    for name in ("demo", "digits", "info", "verify"):
+    for name in ("_show", "demo", "digits", "info", "trace", "verify"):
         monkeypatch.delattr(f"convext.cli.{name}", raising=False)
     monkeypatch.setattr(builtins, "__import__", refuse)
     assert main(["demo"]) == 2
@@ -393,11 +393,11 @@ def test_the_verdict_measures_rounding():
 
 
 def test_bars():
-    assert demo._bar(0.0, 4) == "    "
-    assert demo._bar(0.5, 4) == "\u2588\u2588  "
-    assert demo._bar(1.0, 4) == demo._bar(2.0, 4) == "\u2588" * 4
-    assert demo._bar(float("nan"), 4) == "    "
-    assert len(demo._bar(0.3, 4)) == 4
+    assert _show.bar(0.0, 4) == "    "
+    assert _show.bar(0.5, 4) == "\u2588\u2588  "
+    assert _show.bar(1.0, 4) == _show.bar(2.0, 4) == "\u2588" * 4
+    assert _show.bar(float("nan"), 4) == "    "
+    assert len(_show.bar(0.3, 4)) == 4
 
 
 def test_digits_depend_on_the_seed_alone():

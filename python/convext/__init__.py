@@ -9,6 +9,7 @@
 - :func:`convert`, :func:`revert`, :class:`patch`: existing models.
 - :func:`explain`, :class:`Plan`, :func:`problem`, :func:`last_plan`: what will run, and what ran.
 - :class:`batch_invariant`, :func:`force_plan`: a say in it.
+- :func:`trace`: what a convolution does, step by step.
 - :func:`set_workspace_limit`, :func:`held_workspace`, :func:`free_workspace`: working memory.
 - :func:`decompositions`: exported programs that need no convext.
 """
@@ -35,6 +36,7 @@ from .options import (  # noqa: E402
     workspace_limit,
 )
 from .plan import Plan  # noqa: E402
+from .tracing import trace  # noqa: E402
 
 __all__ = [
     "ConvExt2d",
@@ -56,5 +58,6 @@ __all__ = [
     "problem",
     "revert",
     "set_workspace_limit",
+    "trace",
     "workspace_limit",
 ]

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from torch import Tensor, nn
 
 import convext
 from convext.testing import one_thread
+from convext.tracing import ModelTrace
 
 from . import digits
-from ._console import make_console, make_table
+from ._console import make_console
+from ._show import epoch_table, layer_table, print_prediction
 
 EPOCHS = 5
 SEED = 0
@@ -85,9 +86,16 @@ def run(args: argparse.Namespace) -> int:
         control=runs["nn.Conv2d", torch.float64],
         ours64=runs["ConvExt2d", torch.float64],
     )
-    _print_epochs(console, reference, ours)
-    _print_prediction(console, reference.model, ours.model, data)
-    _print_trace(console, ours.model, data.test_images[:1].float())
+    runs32 = {"nn.Conv2d": reference, "ConvExt2d": ours}
+    console.print(epoch_table(runs32, console.width))
+    console.print(
+        f"Time: nn.Conv2d {reference.seconds:.2f} s, ConvExt2d {ours.seconds:.2f} s "
+        "(mostly the overhead of calls in so small a network; convext bench times the kernels)."
+    )
+    image = data.test_images[:1].float()
+    models = {name: training.model for name, training in runs32.items()}
+    print_prediction(console, models, image, int(data.test_labels[0]))
+    console.print(layer_table(ModelTrace.run(ours.model, image), convolutions=True))
     return _print_verdict(console, verdict)
 
 
@@ -134,90 +142,6 @@ def _distance(a: digits.Training, b: digits.Training) -> float:
     """The largest difference of the loss over all steps; NaN if any is."""
     steps = torch.tensor([a.steps, b.steps], dtype=torch.float64)
     return float((steps[0] - steps[1]).abs().max())
-
-
-def _print_epochs(console: Console, reference: digits.Training, ours: digits.Training) -> None:
-    width = 12 if console.width >= 100 else 5
-    table = make_table()
-    table.add_column("epoch", justify="right", no_wrap=True)
-    for name in ("nn.Conv2d", "ConvExt2d"):
-        table.add_column(f"{name}: loss", no_wrap=width > 5)
-        table.add_column("accuracy", no_wrap=True)
-    table.add_column("difference", justify="right", no_wrap=True)
-    tallest = max(*reference.losses, *ours.losses)
-    for epoch in range(len(ours.losses)):
-        row = [str(epoch + 1)]
-        for training in (reference, ours):
-            loss, accuracy = training.losses[epoch], training.accuracies[epoch]
-            row.append(f"{loss:.4f} [red]{_bar(loss / tallest, width)}[/]")
-            row.append(f"{accuracy:7.2%} [green]{_bar(accuracy, width)}[/]")
-        table.add_row(*row, f"{abs(reference.losses[epoch] - ours.losses[epoch]):.1e}")
-    console.print(table)
-    console.print(
-        f"Time: nn.Conv2d {reference.seconds:.2f} s, ConvExt2d {ours.seconds:.2f} s "
-        "(mostly the overhead of calls in so small a network; convext bench times the kernels)."
-    )
-
-
-def _bar(share: float, width: int) -> str:
-    """A bar of up to ``width`` characters, drawn in eighths of one; nothing for NaN."""
-    eighths = round(max(0.0, min(share, 1.0)) * width * 8) if share == share else 0
-    whole, part = divmod(eighths, 8)
-    parts = ("", "\u258f", "\u258e", "\u258d", "\u258c", "\u258b", "\u258a", "\u2589")
-    return ("\u2588" * whole + parts[part]).ljust(width)
-
-
-def _print_prediction(
-    console: Console, reference: nn.Module, ours: nn.Module, data: digits.Digits
-) -> None:
-    image = data.test_images[:1].float()
-    console.print(f"\n[bold]One prediction[/], of a test image labelled {data.test_labels[0]}:")
-    low, high = image.min(), image.max()
-    for row in ((image[0, 0] - low) / (high - low) * 4).round().int().tolist():
-        console.print("    " + "".join(" \u2591\u2592\u2593\u2588"[shade] * 2 for shade in row))
-    with torch.no_grad():
-        for name, model in (("nn.Conv2d", reference), ("ConvExt2d", ours)):
-            shares = model(image)[0].softmax(0)
-            console.print(f"    {name} sees a {int(shares.argmax())} ({float(shares.max()):.4%})")
-
-
-def _print_trace(console: Console, model: nn.Module, image: Tensor) -> None:
-    """What every convolution did with the image, and the kernel that did it."""
-    table = make_table()
-    for column in ("layer", "input", "padded", "kernel", "output"):
-        table.add_column(column, no_wrap=True)
-    table.add_column("planned forward", overflow="fold")
-
-    def trace(name: str) -> Any:
-        def hook(layer: nn.Conv2d, inputs: tuple[Tensor], output: Tensor) -> None:
-            table.add_row(name, *_trace_row(layer, inputs[0], output))
-
-        return hook
-
-    handles = [
-        layer.register_forward_hook(trace(name))
-        for name, layer in model.named_modules()
-        if isinstance(layer, nn.Conv2d)
-    ]
-    with torch.no_grad():
-        model(image)
-    for handle in handles:
-        handle.remove()
-    console.print(table)
-
-
-def _trace_row(layer: nn.Conv2d, input: Tensor, output: Tensor) -> list[str]:
-    left, right, top, bottom = layer._reversed_padding_repeated_twice
-    height, width = input.shape[2] + top + bottom, input.shape[3] + left + right
-    padded = f"{height}x{width}" if left or right or top or bottom else "-"
-    if padded != "-" and layer.padding_mode != "zeros":
-        padded += f" {layer.padding_mode}"
-    kernel = "x".join(map(str, layer.kernel_size)) + f" stride {layer.stride[0]}"
-    if layer.groups > 1:
-        kernel += f" groups {layer.groups}"
-    plan = convext.explain(layer, input)["forward"]
-    sizes = ["x".join(map(str, tensor.shape[1:])) for tensor in (input, output)]
-    return [sizes[0], padded, kernel, sizes[1], plan.kernel]
 
 
 def _print_verdict(console: Console, verdict: Verdict) -> int:

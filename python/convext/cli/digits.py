@@ -1,10 +1,12 @@
-"""A small CNN and scikit-learn's bundled handwritten digits, for ``convext demo``."""
+"""A small CNN and scikit-learn's bundled handwritten digits, for ``convext demo`` and
+``convext trace``."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -84,11 +86,17 @@ def make_model(seed: int, dtype: torch.dtype) -> nn.Sequential:
     return model.to(dtype)
 
 
-def train(model: nn.Sequential, digits: Digits, epochs: int, seed: int) -> Training:
+def train(
+    model: nn.Sequential,
+    digits: Digits,
+    epochs: int,
+    seed: int,
+    on_epoch: Callable[[Training], object] = lambda training: None,
+) -> Training:
     """Plain stochastic gradient descent; the seed decides the order of the batches.
 
     Not Adam: it divides gradients by their size, which turns the rounding of the smallest ones into
-    steps of full length.
+    steps of full length. ``on_epoch`` gets the training so far after every epoch.
     """
     dtype = next(model.parameters()).dtype
     images, test_images = digits.images.to(dtype), digits.test_images.to(dtype)
@@ -109,5 +117,6 @@ def train(model: nn.Sequential, digits: Digits, epochs: int, seed: int) -> Train
         training.steps += steps
         training.losses.append(sum(steps) / len(steps))
         training.accuracies.append(float(right.double().mean()))
-    training.seconds = time.perf_counter() - start
+        training.seconds = time.perf_counter() - start
+        on_epoch(training)
     return training
