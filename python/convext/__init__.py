@@ -7,6 +7,7 @@
   the places of :func:`torch.nn.functional.conv2d`, :class:`torch.nn.Conv2d`,
   :class:`torch.nn.LazyConv2d`.
 - :func:`convert`, :func:`revert`, :class:`patch`: existing models.
+- :func:`compare`: a model's layers on convext and on torch, errors and times.
 - :class:`batch_invariant`, :func:`force_plan`, :func:`explain`: what runs.
 - :func:`set_workspace_limit`, :func:`held_workspace`, :func:`free_workspace`: working memory.
 - :func:`decompositions`: exported programs that need no convext.
@@ -19,6 +20,7 @@ _C = _library.load(list(__path__))
 _library.cuda_problem = _library.load_cuda(list(__path__))
 
 from ._ops import decompositions  # noqa: E402 - the operators have to be loaded first
+from .compare import Comparison, compare  # noqa: E402
 from .convert import convert, patch, revert  # noqa: E402
 from .functional import conv2d  # noqa: E402
 from .modules import ConvExt2d, LazyConvExt2d  # noqa: E402
@@ -35,10 +37,12 @@ from .plan import (  # noqa: E402
 )
 
 __all__ = [
+    "Comparison",
     "ConvExt2d",
     "LazyConvExt2d",
     "__version__",
     "batch_invariant",
+    "compare",
     "conv2d",
     "convert",
     "decompositions",

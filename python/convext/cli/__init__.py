@@ -1,4 +1,4 @@
-"""The command ``convext``, also ``python -m convext``: info, verify, demo and bench."""
+"""The command ``convext``, also ``python -m convext``: info, verify, compare, demo, bench."""
 
 from __future__ import annotations
 
@@ -45,8 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     import convext
-    from convext import _C, bench
-    from convext.cli import demo, info, verify
+    from convext import _C
+    from convext.bench import cli as bench
+    from convext.cli import compare, demo, info, verify
 
     parser = argparse.ArgumentParser(
         prog="convext",
@@ -56,7 +57,7 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"convext {convext.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
-    for module in (info, verify, demo, bench):
+    for module in (info, verify, compare, demo, bench):
         module.add_parser(commands)
     args = parser.parse_args(argv)
     args.arguments = list(sys.argv[1:] if argv is None else argv)
