@@ -54,11 +54,11 @@ def test_python_m_convext_is_the_command():
 def test_no_command_prints_the_help(capsys):
     assert main([]) == 2
     out = capsys.readouterr().out
-    for command in ("info", "verify", "demo", "bench"):
+    for command in ("info", "verify", "compare", "demo", "bench"):
         assert re.search(rf"^ +{command} +\w+", out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["info", "verify", "demo", "bench"])
+@pytest.mark.parametrize("command", ["info", "verify", "compare", "demo", "bench"])
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as exit:
         main([command, "--help"])

@@ -114,7 +114,7 @@ class Capture:
         self._counts[module] += 1
         name, number = self.names[module], self._counts[module]
         given = (args[0] if args else kwargs["input"], module.weight, module.bias)
-        input, weight, bias = map(_autocast, given)
+        input, weight, bias = (_autocast(tensor) for tensor in given)
         reason = _unsupported(input, weight, bias)
         if reason:
             self.not_compared[label_of(name, number)] = reason
@@ -141,7 +141,7 @@ def _batched(tensor: Tensor) -> Tensor:
     return tensor if tensor.dim() == 4 else tensor.unsqueeze(0)
 
 
-def _autocast(tensor: Tensor | None) -> Tensor | None:
+def _autocast(tensor: Any) -> Any:
     """An operand as a convolution on the CPU takes it in the context of now."""
     if (
         tensor is not None
@@ -241,7 +241,7 @@ def _weighted_sum(output: Any) -> Tensor:
     generator = torch.Generator().manual_seed(0)
     total = torch.zeros(())
     for tensor in _tensors(output):
-        if tensor.requires_grad:
+        if tensor.requires_grad and not tensor.is_meta:
             real = torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor
             factors = torch.empty_like(real, requires_grad=False)  # laid out as the output is
             factors.copy_(torch.randn(real.shape, generator=generator))
@@ -283,7 +283,7 @@ def as_before(model: nn.Module) -> Iterator[None]:
         for module, found in buffers:
             module._buffers.clear()
             module._buffers.update(found)
-        with torch.no_grad():
+        with torch.inference_mode():  # which alone may write to what was made in it
             for buffer, value in values:
                 if not torch.equal(buffer, value):
                     buffer.copy_(value)

@@ -26,7 +26,8 @@ class PassComparison:
             its bound, :func:`convext.testing.error_bound` of convext's kernel; above 1 is wrong,
             infinite for NaN.
         kernel, algorithm: of the plan.
-        workspace_bytes: working memory beyond the tensors, as the plan has it.
+        workspace_bytes: working memory beyond the tensors, at most: what the plan takes for the
+            call and for each thread.
     """
 
     ok: bool
@@ -352,6 +353,8 @@ def _milliseconds(seconds: float) -> str:
 
 
 def _fraction(ratio: float) -> str:
+    if 0 < ratio < 0.01:
+        return "<0.01"
     return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.1e}"
 
 

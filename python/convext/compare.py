@@ -25,9 +25,11 @@ from ._comparison import Comparison, Layer, PassComparison, Timing
 from .bench.timing import Effort, Spread, time_pairs
 from .functional import conv2d
 from .plan import layout_of
-from .testing import NATIVE_PASSES, Problem, Reference, Tensors
+from .testing import NATIVE_PASSES, Reference, Tensors
 from .testing import compare as hold_to_reference
 from .testing._compare import Accuracy, accuracy_of
+
+__all__ = ["Comparison", "compare"]
 
 
 def compare(
@@ -94,11 +96,11 @@ def compare(
     """
     _check_arguments(model, example_input, loss, seconds)
     capture = Capture(convolutions(model))
-    with_gradients = torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.set_grad_enabled(with_gradients), as_before(model):
+    with as_before(model):
         run(model, example_input, loss, capture)
     layers = []
-    with torch.inference_mode(False), torch.autocast("cpu", enabled=False), _no_modes():
+    autocast_off = torch.autocast("cpu", enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), autocast_off, _no_modes():
         while capture.calls:  # a call's tensors are freed when its layer is done
             call = capture.calls.pop(0)
             reason = _not_finite(call)
@@ -206,6 +208,7 @@ def _compare_call(call: Call, seconds: float) -> Layer:
     for name in passes:
         growth = accuracies.get(NATIVE_PASSES[name], Accuracy()).error_growth
         plan = _C.plan(native, NATIVE_PASSES[name])
+        threads = 1 if plan.one_thread else torch.get_num_threads()
         mine, other = (
             hold_to_reference(results[name], references[name], problem.dtype, False, growth)
             for results in (ours, theirs)
@@ -219,7 +222,7 @@ def _compare_call(call: Call, seconds: float) -> Layer:
             torch_error_over_bound=other.ratio,
             kernel=plan.kernel,
             algorithm=plan.algorithm,
-            workspace_bytes=plan.workspace_bytes,
+            workspace_bytes=plan.workspace_bytes + threads * plan.thread_workspace_bytes,
         )
     del ours, theirs, references
     return Layer(
