@@ -71,6 +71,9 @@ def compare(
     ones on the CPU or of a dtype without kernels, or if they hold NaN or infinity. Where convext
     raises on what torch took, the layer counts as wrong.
 
+    The bound counts relative roundings. Gradients so small that their products underflow, below
+    about 1e-38 in float32, exceed it, with torch as with convext: scale the ``loss`` then.
+
     Memory: the inputs of the convolutions, as in a training step, and the gradients of their
     outputs are held until their layer's turn; and the float64 references of one layer.
 
