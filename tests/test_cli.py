@@ -46,6 +46,9 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"convext {convext.__version__}\n"
 
 
+COMMANDS = ("info", "explain", "trace", "compare", "verify", "demo", "bench")
+
+
 def test_python_m_convext_is_the_command():
     result = run_convext("--version")
     assert (result.returncode, result.stdout) == (0, f"convext {convext.__version__}\n")
@@ -54,11 +57,13 @@ def test_python_m_convext_is_the_command():
 def test_no_command_prints_the_help(capsys):
     assert main([]) == 2
     out = capsys.readouterr().out
-    for command in ("info", "verify", "demo", "trace", "bench"):
+    for command in COMMANDS:
         assert re.search(rf"^ +{command} +\w+", out, re.MULTILINE)
 
 
-@pytest.mark.parametrize("command", ["info", "verify", "demo", "trace", "bench"])
+@pytest.mark.parametrize(
+    "command", ["info", "explain", "trace", "compare", "verify", "demo", "bench"]
+)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as exit:
         main([command, "--help"])

@@ -7,6 +7,7 @@
   the places of :func:`torch.nn.functional.conv2d`, :class:`torch.nn.Conv2d`,
   :class:`torch.nn.LazyConv2d`.
 - :func:`convert`, :func:`revert`, :class:`patch`: existing models.
+- :func:`compare`: a model's layers on convext and on torch, errors and times.
 - :func:`explain`, :class:`Plan`, :func:`problem`, :func:`last_plan`: what will run, and what ran.
 - :class:`batch_invariant`, :func:`force_plan`: a say in it.
 - :func:`trace`: what a convolution does, step by step.
@@ -21,6 +22,7 @@ _C = _library.load(list(__path__))
 _library.cuda_problem = _library.load_cuda(list(__path__))
 
 from ._ops import decompositions  # noqa: E402 - the operators have to be loaded first
+from .compare import Comparison, compare  # noqa: E402
 from .convert import convert, patch, revert  # noqa: E402
 from .explaining import explain, last_plan, problem  # noqa: E402
 from .functional import conv2d  # noqa: E402
@@ -39,11 +41,13 @@ from .plan import Plan  # noqa: E402
 from .tracing import trace  # noqa: E402
 
 __all__ = [
+    "Comparison",
     "ConvExt2d",
     "LazyConvExt2d",
     "Plan",
     "__version__",
     "batch_invariant",
+    "compare",
     "conv2d",
     "convert",
     "decompositions",

@@ -122,13 +122,13 @@ def _swap_classes(
 
 def _why_not(kind: type) -> str:
     """Why a subclass of a convolution is not touched."""
-    own = [name for name in ("forward", "_conv_forward", "__call__") if name in _own_methods(kind)]
+    own = [name for name in ("forward", "_conv_forward", "__call__") if name in own_methods(kind)]
     if own:
         return f"it is a subclass with its own {' and '.join(own)}; convext.patch() reaches it"
     return "it is a subclass, which changing its class would lose; convext.patch() reaches it"
 
 
-def _own_methods(kind: type) -> set[str]:
+def own_methods(kind: type) -> set[str]:
     """What the classes between ``kind`` and ``nn.Conv2d`` define."""
     return {
         name

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from convext.bench import add_parser, report, timing
+from convext.bench import cli, report, timing
 from convext.bench.shapes import ConvShape
 
 TINY = ConvShape("tiny", 4, 9, 7, 6, 3, 2, (2, 1), (1, 0), (1, 2), 2)
@@ -25,7 +25,7 @@ PEAKS = {"float32_gflops": 64.0, "float64_gflops": 32.0, "copy_gbytes": 16.0}
 
 def parse(*words: str) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="convext")
-    add_parser(parser.add_subparsers())
+    cli.add_parser(parser.add_subparsers())
     return parser.parse_args(["bench", *words])
 
 

@@ -21,7 +21,3 @@ The package is split by what each part owns:
 ``cli``             commands
 ==================  ===========================================================================
 """
-
-from convext.bench.cli import add_parser, run
-
-__all__ = ["add_parser", "run"]

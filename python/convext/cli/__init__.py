@@ -50,8 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     import convext
-    from convext import _C, bench
-    from convext.cli import demo, explain, info, trace, verify
+    from convext import _C
+    from convext.bench import cli as bench
+    from convext.cli import compare, demo, explain, info, trace, verify
 
     parser = argparse.ArgumentParser(
         prog="convext",
@@ -61,7 +62,7 @@ def _run(argv: Sequence[str] | None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"convext {convext.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
-    for module in (info, explain, trace, verify, demo, bench):
+    for module in (info, explain, trace, compare, verify, demo, bench):
         module.add_parser(commands)
     args = parser.parse_args(argv)
     args.arguments = list(sys.argv[1:] if argv is None else argv)

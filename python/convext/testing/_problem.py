@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -202,7 +203,10 @@ class Problem:
         return Tensors(input, weight, bias, grad_output)
 
     def run(
-        self, passes: Sequence[str] | None = None, conv2d: Convolution | None = None
+        self,
+        passes: Sequence[str] | None = None,
+        conv2d: Convolution | None = None,
+        tensors: Tensors | None = None,
     ) -> dict[str, Tensor]:
         """Runs ``conv2d`` (by default :func:`convext.conv2d`) and its gradients.
 
@@ -210,10 +214,15 @@ class Problem:
         ``torch.ops.convext.conv2d_backward``. Memory that torch allocates meanwhile starts as NaN,
         so that an element nobody wrote shows.
 
+        Args:
+            passes: which of :attr:`passes`; all by default.
+            conv2d: takes what :func:`convext.conv2d` takes.
+            tensors: of this problem's sizes and dtype, instead of those that it draws.
+
         Returns:
             The result of each pass, by name.
         """
-        tensors = self.tensors()
+        tensors = tensors or self.tensors()
         passes = self.passes if passes is None else tuple(passes)
         convolve = self._convolve(conv2d or convext.conv2d)
         if self.dtype not in INTEGER_DTYPES:
@@ -236,14 +245,16 @@ class Problem:
         results = dict(zip(PASSES, (output, *grads), strict=True))
         return {name: results[name] for name in passes}
 
-    def reference(self, passes: Sequence[str] | None = None) -> dict[str, Reference]:
+    def reference(
+        self, passes: Sequence[str] | None = None, tensors: Tensors | None = None
+    ) -> dict[str, Reference]:
         """The same through ``F.pad`` and ``F.conv2d`` on the CPU, in float64 (complex128).
 
         Integers go through float64 as well, which holds their small sums exactly; their ``value``
-        is int64.
+        is int64. ``passes`` and ``tensors`` as in :meth:`run`.
         """
         passes = self.passes if passes is None else tuple(passes)
-        tensors = self.tensors()
+        tensors = tensors or self.tensors()
         wide = torch.complex128 if self.dtype.is_complex else torch.float64
 
         def evaluate(prepare: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
@@ -255,7 +266,7 @@ class Problem:
             )
             return _evaluate(self._pad_and_convolve, prepared, passes)
 
-        with one_thread():
+        with one_thread() if self._is_small else contextlib.nullcontext():
             values = evaluate(lambda tensor: tensor.to(wide).contiguous())
             magnitudes = evaluate(_magnitude)
             lengths = evaluate(lambda tensor: torch.ones(tensor.shape, dtype=torch.float64))
@@ -276,19 +287,26 @@ class Problem:
             f"assert_correct({', '.join(arguments)})"
         )
 
-    def native(self) -> Any:
+    def native(self, tensors: Tensors | None = None) -> Any:
         """The ``convext._C.ConvProblem`` of the same geometry, for plans; of a complex
-        convolution, that of the real ones it is made of."""
+        convolution, that of the real ones it is made of. Its layouts are those of ``tensors``, by
+        default of what the problem draws."""
         from convext import _C
         from convext.explaining import layout_of
 
         real = self.dtype.to_real() if self.dtype.is_complex else self.dtype
-        input, weight = (
-            layout_of(_lay_out(torch.empty(size, dtype=self.dtype, device="meta"), layout))
-            for size, layout in zip(
-                (self.input_size, self.weight_size), self._layouts, strict=False
-            )
-        )
+        if tensors is None:
+            operands = [
+                _lay_out(torch.empty(size, dtype=self.dtype, device="meta"), layout)
+                for size, layout in zip(
+                    (self.input_size, self.weight_size), self._layouts, strict=False
+                )
+            ]
+        else:
+            operands = [tensors.input, tensors.weight]
+        if convext.is_batch_invariant():
+            operands[0] = operands[0][:1]
+        input, weight = map(layout_of, operands)
         return _C.ConvProblem(
             self.input_size,
             self.weight_size,
@@ -308,6 +326,12 @@ class Problem:
         if self.layout == "mixed":
             return "channels_last", "contiguous", "contiguous"
         return (self.layout,) * 3
+
+    @property
+    def _is_small(self) -> bool:
+        """Whether torch in float64, which takes a group after the other, is better off alone."""
+        _, _, P, Q = self.output_size or (0, 0, 0, 0)
+        return self.groups > 1 or self.N * P * Q * math.prod(self.weight_size) < 1e8
 
     def _convolve(self, conv2d: Convolution) -> Convolution:
         return functools.partial(
