@@ -56,8 +56,8 @@ PAGES = sorted(
     for path in (ROOT / "docs").rglob("*.md")
     if ">>>" in fences(path.read_text(encoding="utf-8"))
 )
-# Pages about a Python interface of plans that this version does not have yet.
-PLAN_PAGES = {"docs/study.md", "docs/plans.md"}
+# About a Python interface of plans that this version does not have yet.
+PLAN_PAGES = {"docs/study.md"}
 
 
 def page(name: str) -> Any:
