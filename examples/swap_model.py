@@ -5,15 +5,15 @@ Models are made from configurations with random weights; nothing is downloaded.
 
 from __future__ import annotations
 
-import os
-
-os.environ["HF_HUB_OFFLINE"] = "1"
-
 import copy
 
 import torch
-from transformers import ConvNextConfig, ConvNextForImageClassification
-from transformers import ResNetConfig, ResNetForImageClassification
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ResNetConfig,
+    ResNetForImageClassification,
+)
 
 import convext
 

@@ -1,4 +1,4 @@
-"""The examples of the documentation run, each as its reader would start it, and say what they did."""
+"""The examples of the documentation, each run as its reader would start it."""
 
 from __future__ import annotations
 
