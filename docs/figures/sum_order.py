@@ -33,11 +33,11 @@ def draw() -> Figure:
         axes.plot([x0 + blocks * runs / 2, (total + 3.6) / 2], [2.6, 1.2], color=INK, linewidth=0.8)
     cell(
         axes,
-        (total + 3.6) / 2 - 7,
+        (total + 3.6) / 2 - 14,
         0,
         "((chunk 0 + chunk 1) + chunk 2) + chunk 3",
         "#fff",
-        width=14,
+        width=28,
         height=1.2,
     )
     right = total + 3.6 + 0.6
