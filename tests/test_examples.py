@@ -27,6 +27,7 @@ def test_every_example_is_here() -> None:
 
 @pytest.mark.parametrize("name", TOLD)
 def test_example(name: str, tmp_path: Path) -> None:
+    # A cache of its own: that of the user has locks, which other compilers may hold.
     environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor")}
     result = subprocess.run(
         [sys.executable, EXAMPLES / f"{name}.py"],
