@@ -23,7 +23,7 @@ SHELL := bash
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format test-gpu bench-gpu gpu-package bench bench-models accuracy wheel clean
+.PHONY: help install demo test docs lint format test-gpu bench-gpu gpu-package bench bench-models accuracy wheel clean
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 PY := $(VENV)/bin/python
@@ -38,6 +38,7 @@ help:
 	@echo "make test    install, then run the tests"
 	@echo "make test-gpu  build and run the tests of the CUDA kernels, on a machine with a GPU"
 	@echo "make bench-gpu  time them against cuDNN"
+	@echo "make docs    install, then build the documentation into build/docs"
 	@echo "make lint    check style, types and compiler warnings"
 	@echo "make format  rewrite the sources in the project's style"
 	@echo "make bench   install, then time convext against torch, layer by layer (under 25 minutes)"
@@ -69,6 +70,11 @@ test-gpu: gpu-package
 
 bench-gpu: gpu-package
 	@PYTHONPATH="$(abspath $(GPU_PACKAGE))" $(PYTHON) -m convext bench gpu $(BENCH_ARGS)
+
+# A warning is an error: a formula, a link or a marker in a source that is not there any more.
+docs: $(STAMPS)/docs
+	@$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo "build/docs/index.html"
 
 bench: $(STAMPS)/convext
 	@"$(VENV)/bin/convext" bench $(BENCH_ARGS)
@@ -148,7 +154,7 @@ $(STAMPS)/convext: $(STAMPS)/build-tools $(SOURCES)
 	@touch $@
 
 # convext itself is there by now, so these only add what the extra names.
-$(STAMPS)/test $(STAMPS)/dev $(STAMPS)/models: $(STAMPS)/%: $(STAMPS)/convext pyproject.toml
+$(STAMPS)/test $(STAMPS)/dev $(STAMPS)/models $(STAMPS)/docs: $(STAMPS)/%: $(STAMPS)/convext pyproject.toml
 	@echo "installing what 'convext[$*]' needs"
 	@$(PIP) install "convext[$*]"
 	@touch $@

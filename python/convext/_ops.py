@@ -490,8 +490,11 @@ _library = _register()  # the registrations live as long as this object
 def decompositions() -> dict[Any, Callable[..., Any]]:
     """A table that rewrites convext's operators as ATen's, for programs that run without convext.
 
-    >>> program = torch.export.export(model, args)
+    >>> model = convext.convert(model).eval()
+    >>> program = torch.export.export(model, (batch,))
     >>> portable = program.run_decompositions(convext.decompositions())
+    >>> "convext" in str(program.graph), "convext" in str(portable.graph)
+    (True, False)
 
     Returns:
         ``{operator: function}``, as ``ExportedProgram.run_decompositions`` and ``make_fx`` take it.

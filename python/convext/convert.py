@@ -55,6 +55,14 @@ def convert(model: M, exclude: Exclude | Iterable[Exclude] = ()) -> M:
 
     Raises:
         TypeError: ``model`` is no module, or ``exclude`` holds something else.
+
+    Example:
+        >>> convext.convert(model, exclude="2")
+        Sequential(
+          (0): ConvExt2d(3, 4, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1))
+          (1): ReLU()
+          (2): Conv2d(4, 2, kernel_size=(1, 1), stride=(1, 1))
+        )
     """
     rules = _exclusions(exclude)
 
@@ -78,6 +86,9 @@ def revert(model: M) -> M:
 
     Returns:
         ``model``.
+
+    Raises:
+        TypeError: ``model`` is no module.
     """
 
     def refusal(names: list[str], module: nn.Module) -> str | None:
@@ -174,7 +185,7 @@ class patch(TorchFunctionMode):
     """Sends every call of ``F.conv2d`` and ``torch.conv2d`` in a block to :func:`convext.conv2d`.
 
     >>> with convext.patch():
-    ...     output = model(input)
+    ...     output = F.conv2d(input, weight)
 
     It reaches what :func:`convert` cannot: functions, and modules with a ``forward`` of their own.
     It holds for the thread that entered it, nests, ends with an exception as it ends without, and

@@ -25,8 +25,14 @@ class ConvExt2d(nn.Conv2d):
     - Arguments that cannot work raise here and not at the first call.
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias,
-            padding_mode, device, dtype: as in :class:`torch.nn.Conv2d`.
+        in_channels, out_channels: C and K, both divisible by ``groups``.
+        kernel_size: one integer, or (R, S).
+        stride, dilation: one integer, or one for each of height and width.
+        padding: as in :func:`convext.conv2d`: an integer, 2 or 4 of them, or a name.
+        groups: C and K are split into as many groups, which do not see each other.
+        bias: whether there is one.
+        padding_mode: ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``.
+        device, dtype: of the parameters; see :func:`convext.conv2d` for the dtypes.
 
     Shape:
         - Input: (N, C, H, W) or (C, H, W)
@@ -111,8 +117,12 @@ class LazyConvExt2d(nn.LazyConv2d, ConvExt2d):  # type: ignore[misc]
     """``torch.nn.LazyConv2d`` that becomes a :class:`ConvExt2d` at its first call.
 
     Args:
-        out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device,
-            dtype: as in :class:`ConvExt2d`; ``in_channels`` comes from the first input.
+        out_channels: K. C comes from the first input.
+        kernel_size, stride, padding, dilation: as in :class:`ConvExt2d`.
+        groups, bias, padding_mode, device, dtype: as in :class:`ConvExt2d`.
+
+    Raises:
+        RuntimeError: at the first call, for an input of neither 3 nor 4 dimensions.
     """
 
     cls_to_become = ConvExt2d

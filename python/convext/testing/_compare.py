@@ -21,8 +21,8 @@ CONFIDENCE = 6.0
 
 
 class Comparison(NamedTuple):
-    """``ok``; ``ratio``, the worst of |difference| / bound (infinite for NaN, a wrong shape, or any
-    difference where none is allowed); ``message``, which is empty when ``ok``."""
+    """``ok``; ``ratio``, the worst of ``|difference| / bound`` (infinite for NaN, a wrong shape, or
+    any difference where none is allowed); ``message``, which is empty when ``ok``."""
 
     ok: bool
     ratio: float

@@ -25,14 +25,6 @@ PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 PASSES = ("forward", "input_grad", "weight_grad", "bias_grad")
 """The four passes of a convolution, as Python names them."""
 
-NATIVE_PASSES = {
-    "forward": "fprop",
-    "input_grad": "dgrad",
-    "weight_grad": "wgrad",
-    "bias_grad": "bgrad",
-}
-"""Python's name of a pass -> the name the kernel table and the plans use."""
-
 LAYOUTS = (
     "contiguous",
     "channels_last",
@@ -150,7 +142,7 @@ class Problem:
 
     @property
     def pad(self) -> tuple[int, int, int, int]:
-        """Four-sided padding in ``F.pad``'s order: left, right, top, bottom."""
+        """Padding of all four sides in ``F.pad``'s order, left, right, top, bottom."""
         if len(self.padding) == 4:
             return self.padding
         vertical, horizontal = self.padding
@@ -165,13 +157,13 @@ class Problem:
 
     @property
     def valid(self) -> bool:
-        """Whether torch takes the problem: channels divide, the padding mode allows the padding,
-        the kernel fits."""
+        """Whether torch takes the problem. Its channels must divide, its padding mode allow the
+        padding, and its kernel fit."""
         return self.C % self.groups == 0 and self.output_size is not None
 
     @property
     def passes(self) -> tuple[str, ...]:
-        """The passes this problem has: without a bias there is no ``bias_grad``."""
+        """The passes this problem has. Without a bias there is no ``bias_grad``."""
         return PASSES if self.bias else PASSES[:3]
 
     def tensors(self) -> Tensors:
