@@ -12,6 +12,8 @@ with ``F.pad`` and ``F.conv2d`` in float64. :func:`problems_around`, :func:`edge
     ['forward', 'input_grad', 'weight_grad']
 """
 
+from convext.plan import PASSES as NATIVE_PASSES
+
 from ._compare import (
     Comparison,
     assert_correct,
@@ -27,7 +29,6 @@ from ._problem import (
     FLOATING_DTYPES,
     INTEGER_DTYPES,
     LAYOUTS,
-    NATIVE_PASSES,
     PADDING_MODES,
     PASSES,
     Problem,

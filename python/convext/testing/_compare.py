@@ -13,8 +13,9 @@ from torch._prims_common import suggest_memory_format
 
 import convext
 from convext import _C
+from convext.plan import PASSES as NATIVE_PASSES
 
-from ._problem import NATIVE_PASSES, Convolution, Problem, Reference, one_thread
+from ._problem import Convolution, Problem, Reference, one_thread
 
 CONFIDENCE = 6.0
 """lambda in the bound on rounding errors: a right kernel breaks it for one element in 10**7."""
