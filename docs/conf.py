@@ -29,8 +29,6 @@ extensions = [
     "mathml",
 ]
 exclude_patterns = ["_ext", "_static", "figures"]
-if not hasattr(convext, "Plan"):  # the page documents objects that this version lacks
-    exclude_patterns.append("api/plan.md")
 
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3

@@ -56,18 +56,9 @@ PAGES = sorted(
     for path in (ROOT / "docs").rglob("*.md")
     if ">>>" in fences(path.read_text(encoding="utf-8"))
 )
-# About a Python interface of plans that this version does not have yet.
-PLAN_PAGES = {"docs/study.md"}
 
 
-def page(name: str) -> Any:
-    marks = []
-    if name in PLAN_PAGES and not hasattr(convext, "Plan"):
-        marks.append(pytest.mark.xfail(reason="convext.Plan is not there yet"))
-    return pytest.param(name, marks=marks)
-
-
-@pytest.mark.parametrize("name", [page(name) for name in PAGES])
+@pytest.mark.parametrize("name", PAGES)
 def test_page(name: str) -> None:
     text = fences((ROOT / name).read_text(encoding="utf-8"))
     examples = doctest.DocTestParser().get_doctest(text, names(), name, str(ROOT / name), 0)
@@ -87,13 +78,7 @@ MODULES = sorted(
 )
 
 
-def module_of(name: str) -> Any:
-    if name == "convext.plan" and not hasattr(convext, "Plan"):
-        return pytest.param(name, marks=pytest.mark.xfail(reason="its docstrings change with Plan"))
-    return name
-
-
-@pytest.mark.parametrize("module", [module_of(name) for name in MODULES])
+@pytest.mark.parametrize("module", MODULES)
 def test_docstrings(module: str) -> None:
     found = docstrings(module)
     assert found
