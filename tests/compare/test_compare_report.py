@@ -1,0 +1,176 @@
+"""``convext.compare``: text, HTML, JSON and the command."""
+
+import json
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from comparing import CHANGES, compare, image, small_model
+from torch import nn
+
+import convext
+from convext import _C
+from convext.bench import models
+from convext.cli import main
+from convext.testing import PASSES
+
+# --------------------------------------------------------------------------- what it shows
+
+
+@pytest.fixture(scope="module")
+def comparison():
+    torch.manual_seed(0)
+    return compare(small_model(), image())
+
+
+def test_totals(comparison):
+    totals, layers = comparison.totals, comparison.layers
+    assert (totals["layers"], totals["disagreeing"]) == (4, 0)
+    assert totals["workspace_bytes"] == max(layer.workspace_bytes for layer in layers)
+    for name in ("forward", "backward"):
+        times = [getattr(layer, name) for layer in layers]
+        found = totals[name]
+        assert found["torch_seconds"] == pytest.approx(sum(t.torch_seconds for t in times))
+        assert found["convext_seconds"] == pytest.approx(sum(t.convext_seconds for t in times))
+        logs = [math.log(time.gain) for time in times]
+        assert math.log(found["geometric_mean_gain"]) == pytest.approx(sum(logs) / 4)
+    ratios = {
+        (layer.label, name): found.error_over_bound
+        for layer in layers
+        for name, found in layer.passes.items()
+    }
+    worst = totals["worst"]
+    assert ratios[worst["layer"], worst["pass"]] == max(ratios.values())
+    assert worst["error_over_bound"] == max(ratios.values())
+
+
+def test_text(comparison):
+    text = str(comparison)
+    assert text.endswith("4 layers, all within the bounds")
+    assert "WRONG" not in text
+    rows = [line.split() for line in text.splitlines()]
+    for layer in comparison.layers:
+        times, errors = (row for row in rows if row and row[0] == layer.name)
+        assert times[1] == "x".join(map(str, layer.problem.input_size))
+        assert times[2] == "x".join(map(str, layer.problem.weight_size))
+        assert times[5] == f"{layer.forward.gain:.2f}"
+        assert errors[-1] == "ok"
+        assert errors[-3] == f"{max(found.error for found in layer.passes.values()):.1e}"
+        for name, found in layer.passes.items():
+            assert [name, found.kernel] in [
+                [*line.split()[:1], *line.split()[-1:]] for line in str(layer).splitlines()
+            ]
+    assert repr(comparison) == "<convext.Comparison: 4 layers, all within the bounds>"
+
+
+def test_html_escapes_names():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.add_module("a&b", nn.Conv2d(3, 1, 1))
+            self.add_module("<b>", nn.Conv2d(3, 1, 1))
+
+        def forward(self, x):
+            return self.get_submodule("a&b")(x)
+
+    found = compare(Named(), image())._repr_html_()
+    assert found.count("<table>") == found.count("</table>") == 2
+    assert '<td style="text-align:left">a&amp;b</td>' in found
+    assert "not compared: &lt;b&gt;: the model does not call it" in found
+
+
+def test_to_dict_is_json(comparison):
+    found = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
+    assert found["ok"] is True
+    assert found["versions"] == {"convext": convext.__version__, "torch": torch.__version__}
+    assert (found["threads"], found["isa"]) == (1, _C.active_isa())
+    assert found["totals"] == comparison.totals
+    for kept, layer in zip(found["layers"], comparison.layers, strict=True):
+        assert kept["name"] == layer.name
+        assert kept["input"] == list(layer.problem.input_size)
+        assert kept["passes"]["forward"] == vars(layer.passes["forward"])
+        assert kept["backward"] == vars(layer.backward)
+
+
+def test_it_needs_no_extras():
+    code = (
+        "import sys\n"
+        "sys.modules.update(dict.fromkeys(('rich', 'sklearn', 'transformers')))\n"
+        "import torch, convext\n"
+        "model = torch.nn.Conv2d(3, 4, 3)\n"
+        "print(convext.compare(model, torch.randn(1, 3, 8, 8), seconds=1e-6))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.endswith("1 layer, all within the bounds\n"), result.stderr
+
+
+# --------------------------------------------------------------------------- the command
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """A module of the current directory with functions that return a model and its input."""
+    (tmp_path / "compared_model.py").write_text(
+        "import torch\n"
+        "def pair():\n"
+        "    return torch.nn.Conv2d(8, 6, 3), (torch.randn(1, 8, 6, 6),)\n"
+        "def alone():\n"
+        "    return torch.nn.Conv2d(8, 6, 3)\n"
+        "def wrong():\n"
+        "    return torch.nn.ReLU(), torch.randn(1)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.modules.pop("compared_model", None)
+
+
+def command(*arguments):
+    return main(["compare", "--seconds", "1e-6", *arguments])
+
+
+def test_command(module, capsys, spoil):
+    path = list(sys.path)
+    assert command("compared_model:pair", "--json", "found.json") == 0
+    assert capsys.readouterr().out.endswith("1 layer, all within the bounds\n")
+    found = json.loads((module / "found.json").read_text())
+    assert list(found["layers"][0]["passes"]) == list(PASSES)
+    assert command("compared_model:pair", "--forward") == 0
+    assert "forward only" in capsys.readouterr().out
+    spoil("weight_grad", CHANGES["sign"])
+    assert command("compared_model:pair") == 1
+    assert capsys.readouterr().out.endswith("1 layer, 1 WRONG\n")
+    assert sys.path == path
+
+
+def test_command_with_a_known_model(monkeypatch, capsys):
+    monkeypatch.setitem(models.MODELS, "tiny", lambda: nn.Conv2d(3, 2, 5, stride=16))
+    options = ["--batch", "2", "--dtype", "bfloat16", "--layout", "channels_last"]
+    assert command("tiny", *options) == 0
+    assert "2x3x224x224" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["vgg"], "model must be one of resnet50, mobilenet_v2, convnext_tiny, or MODULE:FUNCTION"),
+        (["no_such_module:pair"], "model 'no_such_module:pair': No module named 'no_such_module'"),
+        (
+            ["compared_model:absent"],
+            "model 'compared_model:absent': compared_model has no function",
+        ),
+        (["compared_model:alone"], "it must return a model and its example input"),
+        (["compared_model:wrong"], "model must have at least one torch.nn.Conv2d, but has none"),
+        (["compared_model:pair", "--batch", "2"], "--batch, --dtype and --layout are for models"),
+        (["compared_model:pair", "--seconds", "-1"], "seconds must be positive and finite"),
+        (["compared_model:pair", "--json", "no/such/folder"], "No such file or directory"),
+        (["resnet50", "--batch", "-1"], "--batch must be at least 1, but got -1"),
+    ],
+)
+def test_command_that_cannot_run(module, capsys, arguments, message):
+    assert command(*arguments) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("convext compare: ")
+    assert message in error
+    assert error.count("\n") == 1
