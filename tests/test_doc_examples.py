@@ -28,6 +28,8 @@ def names() -> dict[str, Any]:
         "F": F,
         "convext": convext,
         "model": nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1)),
+        "layer": convext.ConvExt2d(3, 4, 3, padding=1),
+        "image": torch.randn(1, 3, 8, 8),
         "input": torch.randn(2, 3, 8, 8),
         "weight": torch.randn(4, 3, 3, 3),
         "batch": torch.randn(2, 3, 8, 8),
@@ -42,6 +44,12 @@ def fences(text: str) -> str:
         body = match[1].splitlines()
         lines[first : first + len(body)] = body
     return "\n".join(lines)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Examples may write files."""
+    monkeypatch.chdir(tmp_path)
 
 
 def run(examples: doctest.DocTest) -> None:

@@ -54,8 +54,11 @@ def compare(
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
     >>> comparison = convext.compare(model, torch.randn(1, 3, 32, 32))
     >>> print(comparison)               # a row for each layer, and totals
+    convext ...
     >>> print(comparison.layers[0])     # a row for each pass, with its kernel
-    >>> assert comparison.ok
+    0: input 1x3x32x32 (contiguous), weight 8x3x3x3 (contiguous), float32 ...
+    >>> comparison.ok
+    True
 
     Afterwards the model is as it was: gradients, buffers (BatchNorm's running statistics, say),
     hooks and modes, and so are the states of the random number generators of torch and Python;

@@ -58,7 +58,7 @@ def problem(
     real ones, of whose geometry this is.
 
     >>> convext.problem((1, 64, 56, 56), (128, 64, 3, 3), stride=2, padding=1)
-    N=1 C=64 H=56 W=56 K=128 R=3 S=3 -> P=28 Q=28, padding 1 1 1 1 zeros, stride 2 2, ...
+    ConvProblem(N=1, C=64, H=56, W=56, K=128, R=3, S=3, P=28, Q=28, ...)
 
     Args:
         input: (N, C, H, W), or (C, H, W) for one image: a tensor, or its shape, which stands for a

@@ -32,8 +32,8 @@ class batch_invariant(ContextDecorator):
     Like :class:`torch.set_grad_enabled` it is a function and a context manager, and it can
     decorate:
 
-    >>> convext.batch_invariant()             # from now on, in the whole process
-    >>> convext.batch_invariant(False)        # off again
+    >>> _ = convext.batch_invariant()         # from now on, in the whole process
+    >>> _ = convext.batch_invariant(False)    # off again
     >>> with convext.batch_invariant():       # on inside, then as before
     ...     output = model(batch)
 

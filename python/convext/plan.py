@@ -227,8 +227,9 @@ class Plan:
     def load(cls, path: str | PathLike[str]) -> Plan:
         """A plan that :meth:`save` wrote: to be looked at, compared, or forced.
 
+        >>> convext.explain(layer, image).save("plan.json")
         >>> with convext.force_plan(convext.Plan.load("plan.json")):
-        ...     output = layer(input)
+        ...     output = layer(image)
 
         Raises:
             OSError: ``path`` cannot be read.

@@ -172,7 +172,7 @@ def test_a_model_layer_by_layer():
     assert (first.minimum, first.maximum) == (float(values.min()), float(values.max()))
     assert relu.minimum == 0
     assert all(layer.milliseconds > 0 for layer in trace.content.layers)
-    plan = convext.explain(batch, model[0].weight, padding=1, padding_mode="circular")
+    plan = convext.explain(model[0], batch)["forward"]
     assert first.plans["forward"]["kernel"] == plan.kernel
     shown = str(trace)
     assert re.search(rf"^0 +3x6x9 +8x11 circular +3x3 stride 1 +8x6x9 +{plan.kernel}$", shown, re.M)

@@ -65,7 +65,9 @@ def trace(
     """Follows one convolution step by step, or a model layer by layer.
 
     >>> print(convext.trace())                      # the lesson: 5x5, padding 1, 3x3, stride 2
+    input 1x5x5, kernel 3x3, stride 2, padding 1 -> output 1x3x3 ...
     >>> print(convext.trace(layer, image))          # the windows of the first image
+    input 3x8x8, ...
     >>> convext.trace(model, batch).save_html("trace.html")
 
     Args:
