@@ -6,7 +6,7 @@
 //           pass over the gradient with the taps reversed; weight grad is the transposed product,
 //             grad_filter = G^T ((A grad_output) * (B^T input)).
 // points    F(2): 0, 1, -1 and infinity. F(4): 0, +-1/sqrt(2), +-sqrt(2) and infinity: the usual
-//           0, +-1, +-2 has entries up to 8 next to 1/24, and an error five times as large
+//           0, +-1, +-2 has entries up to 8 next to 1/24, and an error up to five times as large
 //           (benchmarks/NOTES.md).
 // source    S. Winograd, Arithmetic Complexity of Computations (1980); A. Lavin and S. Gray, Fast
 //           Algorithms for Convolutional Neural Networks (2016); the matrices follow from the
