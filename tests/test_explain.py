@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +238,30 @@ def test_a_source_is_where_the_function_is_defined() -> None:
         text = (ROOT / file).read_text().splitlines()
         assert f"{name}(" in text[int(line) - 1]
         assert "{" in "".join(text[int(line) - 1 : int(line) + 3])
+
+
+def test_an_installation_without_sources_knows_the_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are written when it is built."""
+    expected = _sources.sources_of("dot", "fprop")
+    table = tmp_path / "table.json"
+    script = ROOT / "python" / "convext" / "_sources.py"
+    subprocess.run([sys.executable, script, ROOT / "csrc", table], check=True)
+    installed = tmp_path / "site-packages" / "convext"
+    installed.mkdir(parents=True)
+    shutil.copy(table, installed / _sources.LINES)
+    monkeypatch.setattr(_sources, "HERE", installed)
+    for cached in (_sources._line_of, _sources._lines_of_the_build):
+        cached.cache_clear()
+    try:
+        assert _sources.sources_of("dot", "fprop") == expected
+        assert _sources.sources_of("naive", "fprop", cuda=True)[0].startswith(
+            "csrc/cuda/naive.cuh:"
+        )
+    finally:
+        for cached in (_sources._line_of, _sources._lines_of_the_build):
+            cached.cache_clear()
 
 
 def test_contributing_names_these_sources() -> None:

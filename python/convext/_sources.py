@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 from functools import cache
 from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+LINES = "_sources.json"
 
 # (file below csrc/, function); the first computes, the last cuts the work and moves data. By
 # algorithm, and by pass where passes differ.
@@ -147,20 +152,53 @@ def places_of(algorithm: str, pass_: str, *, cuda: bool = False) -> Places:
 
 
 def sources_of(algorithm: str, pass_: str, *, cuda: bool = False) -> tuple[str, ...]:
-    """``"csrc/cpu/gemm_dot.h:133 gemm_dot"``, and so on; without lines where no sources are."""
+    """``"csrc/cpu/gemm_dot.h:133 gemm_dot"``, and so on."""
     return tuple(
-        f"csrc/{file}{_line_of(file, function)} {function}"
+        f"csrc/{file}:{_line_of(file, function)} {function}"
         for file, function in places_of(algorithm, pass_, cuda=cuda)
     )
 
 
 @cache
-def _line_of(file: str, function: str) -> str:
-    path = Path(__file__).parents[2] / "csrc" / file
-    if not path.is_file():
-        return ""
-    # Where it is defined: after its type, or, of CUDA kernels, on a line of its own.
+def _line_of(file: str, function: str) -> int:
+    source = HERE.parents[1] / "csrc" / file
+    if source.is_file():
+        return find_line(source, function)
+    return int(_lines_of_the_build()[file][function])
+
+
+@cache
+def _lines_of_the_build() -> dict[str, dict[str, int]]:
+    """What CMake left beside the package, which knows no sources once it is installed."""
+    lines: dict[str, dict[str, int]] = json.loads(HERE.joinpath(LINES).read_text(encoding="utf-8"))
+    return lines
+
+
+def find_line(source: Path, function: str) -> int:
+    """The line on which a function is defined.
+
+    Raises:
+        LookupError: it is not there.
+    """
+    # After its type, or, of CUDA kernels, on a line of its own.
     definition = re.compile(rf"((?<!return)(?<=[\w>]) |^    ){function}\([^;\n]*$", re.M)
-    text = path.read_text(encoding="utf-8")
+    text = source.read_text(encoding="utf-8")
     found = definition.search(text)
-    return "" if found is None else f":{text.count(chr(10), 0, found.start()) + 1}"
+    if found is None:
+        raise LookupError(f"{source} does not define {function}")
+    return text.count("\n", 0, found.start()) + 1
+
+
+def all_lines(csrc: Path) -> dict[str, dict[str, int]]:
+    """file -> function -> line, of every place above."""
+    lines: dict[str, dict[str, int]] = {}
+    for table in (CPU, CUDA):
+        for found in table.values():
+            for places in found.values() if isinstance(found, dict) else [found]:
+                for file, function in places:
+                    lines.setdefault(file, {})[function] = find_line(csrc / file, function)
+    return lines
+
+
+if __name__ == "__main__":  # CMake: csrc/, and the file to write
+    Path(sys.argv[2]).write_text(json.dumps(all_lines(Path(sys.argv[1])), indent=1) + "\n")

@@ -51,7 +51,8 @@ class PassPlan:
         reason: why this kernel.
         refused: (kernel, why not), each of the others.
         blocking: how the work is cut, a line each.
-        sources: file:line function; the first computes, the last cuts the work.
+        sources: file:line function, of the sources that were built; the first computes, the last
+            cuts the work.
     """
 
     name: str
