@@ -14,6 +14,7 @@
 
 #if defined(__CUDACC__)
 
+#include <cuda.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -38,6 +39,10 @@ using cudaStream_t = void*;
 #define CONVEXT_DEVICE __device__ __forceinline__
 
 namespace convext::cuda {
+
+#if defined(__CUDACC__)
+using TensorMap = CUtensorMap;  // the emulation has its own (tests/emulation/tensor_map.h)
+#endif
 
 #if defined(__CUDACC__)
 inline void check(cudaError_t error) {
