@@ -22,6 +22,8 @@ struct CudaKernel {
   int least_capability;        // 10 * major + minor
   bool channels_last;          // wants channels that are adjacent in memory
   bool rounds_to_tf32;         // float32 operands
+  int most_capability;         // 0: any newer device can run it
+  bool only_forced;            // plans do not choose it by themselves
 };
 
 // A GPU as plans see it.

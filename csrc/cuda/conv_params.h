@@ -24,6 +24,7 @@ struct ConvParams {
   int groups;
   int channels, outputs;  // of a group: C / groups, K / groups
   PaddingMode padding_mode;
+  bool aligned;  // every tensor begins at a multiple of 16 bytes
   Strides input, weight, output;
   Divisor by_C, by_K, by_channels, by_R, by_S, by_P, by_Q;
   // Rows and columns of the input in a class of the stride (index_math.cuh): ceil(extent / stride),

@@ -21,6 +21,9 @@ std::vector<Rung> make_ladder() {
   add_first_layer<float, MmaTf32>("mma_tf32_first", 80, true, &rungs);
   add_first_layer<float, SimtF32Small>("simt_first", 75, false, &rungs);
   add_first_layer<double, SimtF64>("simt_first", 75, false, &rungs);
+#if CONVEXT_HAVE_HOPPER
+  add_hopper(&rungs);
+#endif
   add_gemm<__half, MmaF16>("mma", 75, false, &rungs);
   add_gemm<__half, MmaF16Small>("mma", 75, false, &rungs);
   add_gemm<__nv_bfloat16, MmaBf16>("mma", 80, false, &rungs);

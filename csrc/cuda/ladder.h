@@ -38,11 +38,23 @@ struct Rung {
   std::int64_t (*workspace_bytes)(const ConvParams&);
   // `stream` is a cudaStream_t.
   void (*run)(const ConvParams&, const Operands&, void* stream);
+  int most_capability = 0;   // of what is compiled for one architecture; 0: any newer one
+  bool only_forced = false;  // plans do not choose it by themselves
+  // Cycles, to choose among an algorithm's tiles; null: as plans know it of any tile.
+  double (*cost)(const ConvParams&, int multiprocessors) = nullptr;
 };
+
+// The rungs of Hopper alone (hopper.cu).
+void add_hopper(std::vector<Rung>* rungs);
 
 // By preference: of those that can run a problem, the first is the fastest, but for the size of its
 // tiles.
 const std::vector<Rung>& ladder();
+
+// The splits' sums in the workspace, added in order, to the gradient of the weight; a sum is a
+// float32 for 16-bit types.
+void run_sum_splits(DType dtype, const ConvParams& params, int splits, const Operands& operands,
+                    void* stream);
 
 // to = from, a tensor whose dimensions lie in another order; elements have 2, 4, 8 or 16 bytes.
 void run_copy_layout(std::int64_t element_bytes, const std::int64_t (&size)[4], const void* from,

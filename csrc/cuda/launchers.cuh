@@ -8,38 +8,13 @@
 #include "grouped.cuh"
 #include "implicit_gemm.cuh"
 #include "ladder.h"
+#include "launching.cuh"
 #include "mma_tile.cuh"
 #include "naive.cuh"
 #include "simt_tile.cuh"
 
 namespace convext::cuda {
 namespace {
-
-template <class T>
-struct Named;
-template <>
-struct Named<float> {
-  static constexpr DType dtype = DType::kFloat32;
-  static constexpr const char* name = "f32";
-};
-template <>
-struct Named<double> {
-  static constexpr DType dtype = DType::kFloat64;
-  static constexpr const char* name = "f64";
-};
-template <>
-struct Named<__half> {
-  static constexpr DType dtype = DType::kFloat16;
-  static constexpr const char* name = "f16";
-};
-template <>
-struct Named<__nv_bfloat16> {
-  static constexpr DType dtype = DType::kBFloat16;
-  static constexpr const char* name = "bf16";
-};
-
-std::int64_t no_workspace(const ConvParams&) { return 0; }
-bool anything(const ConvParams&, std::string*) { return true; }
 
 // ---- naive --------------------------------------------------------------------------------------
 
@@ -110,36 +85,15 @@ void run_bgrad_naive(const ConvParams& v, const Operands& o, void* stream) {
 
 // ---- implicit GEMM ------------------------------------------------------------------------------
 
-bool refuse(std::string* why, const char* words) {
-  if (why != nullptr) *why = words;
-  return false;
-}
-
-bool channels_adjacent(const ConvParams& v, std::string* why) {
-  const auto adjacent = [](const Strides& s, int channels) { return s.c == 1 || channels == 1; };
-  if (adjacent(v.input, v.C) && adjacent(v.weight, v.channels) && adjacent(v.output, v.K)) {
-    return true;
-  }
-  return refuse(why, "needs channels that are adjacent in memory");
-}
-
 // Whether a tensor's channels, of one group, come in whole aligned vectors.
 bool is_aligned(const Strides& s, int channels, const void* data, int vector, std::size_t bytes) {
   return channels % vector == 0 && s.n % vector == 0 && s.h % vector == 0 && s.w % vector == 0 &&
          reinterpret_cast<std::uintptr_t>(data) % (static_cast<std::size_t>(vector) * bytes) == 0;
 }
 
-template <class Tile, class... Parameters, class... Arguments>
-void launch_tile(void (*kernel)(Parameters...), std::int64_t blocks, void* stream,
-                 Arguments... arguments) {
-  allow_shared(kernel, Tile::kSharedBytes);
-  launch(kernel, blocks, Tile::kThreads, Tile::kSharedBytes, static_cast<cudaStream_t>(stream),
-         arguments...);
-}
-
 // The splits' sums in the workspace to the gradient of the weight.
 template <class T>
-void run_sum_splits(const ConvParams& v, int splits, const Operands& o, void* stream) {
+void start_sum_splits(const ConvParams& v, int splits, const Operands& o, void* stream) {
   const std::int64_t weights = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
   launch(&sum_splits<T>, ceil_div(weights, 256), 256, 0, static_cast<cudaStream_t>(stream), v,
          splits, static_cast<const Compute<T>*>(o.workspace), static_cast<T*>(o.result));
@@ -202,7 +156,7 @@ struct Gemm {
     const Shares splits = split_pixels(v, wgrad_tiles(v));
     aligned ? start_wgrad<Tile<false>>(v, splits, o, stream)
             : start_wgrad<Tile<true>>(v, splits, o, stream);
-    run_sum_splits<T>(v, splits.count, o, stream);
+    start_sum_splits<T>(v, splits.count, o, stream);
   }
 };
 
@@ -256,7 +210,7 @@ struct FirstLayer {
     is_aligned(v.output, v.K, o.output, Any::kVector, sizeof(T))
         ? start_wgrad<Tile<false>>(v, splits, o, stream)
         : start_wgrad<Tile<true>>(v, splits, o, stream);
-    run_sum_splits<T>(v, splits.count, o, stream);
+    start_sum_splits<T>(v, splits.count, o, stream);
   }
 };
 
@@ -388,7 +342,7 @@ struct Depthwise {
           stream, v, rows.size, static_cast<const T*>(o.output), static_cast<const T*>(o.input),
           static_cast<Compute<T>*>(o.workspace));
     });
-    run_sum_splits<T>(v, rows.count, o, stream);
+    start_sum_splits<T>(v, rows.count, o, stream);
   }
 
  private:
@@ -485,7 +439,7 @@ struct Grouped {
             stream, v, rows.size, static_cast<const T*>(o.output), static_cast<const T*>(o.input),
             static_cast<Compute<T>*>(o.workspace));
     });
-    run_sum_splits<T>(v, rows.count, o, stream);
+    start_sum_splits<T>(v, rows.count, o, stream);
   }
 
  private:
@@ -543,16 +497,6 @@ template <bool Ragged>
 using MmaBf16Small = MmaTile<__nv_bfloat16, 2, 2, 2, 4, 4, Ragged>;
 
 // ---- the table ----------------------------------------------------------------------------------
-
-const char* pass_name(Pass pass) {
-  switch (pass) {
-    case Pass::kFprop: return "fprop";
-    case Pass::kDgrad: return "dgrad";
-    case Pass::kWgrad: return "wgrad";
-    case Pass::kBgrad: return "bgrad";
-  }
-  return "";
-}
 
 template <class T>
 void add_naive(std::vector<Rung>* rungs) {
@@ -624,5 +568,14 @@ void add_first_layer(const char* algorithm, int least_capability, bool rounds_to
 }
 
 }  // namespace
+
+void run_sum_splits(DType dtype, const ConvParams& params, int splits, const Operands& operands,
+                    void* stream) {
+  switch (dtype) {
+    case DType::kFloat16: return start_sum_splits<__half>(params, splits, operands, stream);
+    case DType::kBFloat16: return start_sum_splits<__nv_bfloat16>(params, splits, operands, stream);
+    default: return start_sum_splits<float>(params, splits, operands, stream);
+  }
+}
 
 }  // namespace convext::cuda

@@ -51,6 +51,7 @@ ConvParams make_params(const ConvProblem& p, const std::int64_t (&input_strides)
   v.channels = static_cast<int>(p.channels_per_group());
   v.outputs = static_cast<int>(p.outputs_per_group());
   v.padding_mode = p.padding_mode;
+  v.aligned = true;
   v.input = strides_of(input_strides, v.N, v.H, v.W);
   v.weight = strides_of(weight_strides, v.K, v.R, v.S);
   v.output = strides_of(output_strides, v.N, v.P, v.Q);

@@ -36,6 +36,7 @@ Work work_of(const Rung& rung, const ConvParams& v) {
 // Rungs of one algorithm differ in their tile: the time of a tile's multiplications, in waves of
 // one CTA a multiprocessor. A smaller tile reads more for each multiplication.
 double cost_of(const Rung& rung, const ConvParams& v, const DeviceTraits& device) {
+  if (rung.cost != nullptr) return rung.cost(v, device.multiprocessors);
   if (rung.tile_m == 0) return 0;
   // How wgrad's sums are split depends on the tile, which then must not depend on the device.
   const std::int64_t at_once = rung.pass == Pass::kWgrad ? 128 : device.multiprocessors;
@@ -57,6 +58,13 @@ std::string objection(const Rung& rung, const ConvParams& v, const DeviceTraits&
   if (rung.least_capability > device.compute_capability) {
     return "needs compute capability " + std::to_string(rung.least_capability / 10) + "." +
            std::to_string(rung.least_capability % 10) + " or newer";
+  }
+  if (rung.most_capability != 0 && rung.most_capability < device.compute_capability) {
+    return "is compiled for compute capability " + std::to_string(rung.most_capability / 10) + "." +
+           std::to_string(rung.most_capability % 10) + " alone";
+  }
+  if (rung.only_forced && options.force.empty()) {
+    return "has not been measured on a GPU: runs where it is forced, by CONVEXT_PLAN or force_plan";
   }
   if (!options.force.empty() && !is_named(rung, options.force)) {
     return "not what '" + options.force + "' forces";

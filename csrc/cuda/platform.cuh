@@ -59,6 +59,18 @@ inline constexpr std::int64_t kManyBlocks = 2048;
 inline constexpr std::int64_t kManyBlocks = 3;
 #endif
 
+// Of the current device: how many CTAs that stay until all is done.
+inline int multiprocessors() {
+#if defined(__CUDACC__)
+  int device = 0, count = 0;
+  check(cudaGetDevice(&device));
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+#else
+  return 4;
+#endif
+}
+
 // Of an access of so many bytes: the emulation looks.
 CONVEXT_DEVICE void expect_aligned(const void* at, std::size_t bytes) {
 #if !defined(__CUDACC__)
@@ -79,6 +91,29 @@ void allow_shared(void (*kernel)(Parameters...), std::size_t bytes) {
 #else
   (void)kernel;
   (void)bytes;
+#endif
+}
+
+// In clusters of `ctas` blocks, which divide `blocks`.
+template <class... Parameters, class... Arguments>
+void launch_clusters(void (*kernel)(Parameters...), std::int64_t blocks, int ctas, unsigned threads,
+                     std::size_t shared_bytes, cudaStream_t stream, Arguments... arguments) {
+  const dim3 grid(static_cast<unsigned>(blocks));
+#if defined(__CUDACC__)
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {static_cast<unsigned>(ctas), 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = 1;
+  check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(arguments)...));
+#else
+  (void)stream;
+  emu::launch_cluster(kernel, ctas, grid, dim3(threads), shared_bytes, arguments...);
 #endif
 }
 

@@ -118,6 +118,8 @@ py::dict as_dict(const convext::CudaKernel& kernel) {
   row["mr"] = kernel.tile_m;
   row["nr"] = kernel.tile_n;
   row["least_capability"] = kernel.least_capability;
+  row["most_capability"] = kernel.most_capability;
+  row["only_forced"] = kernel.only_forced;
   row["rounds_to_tf32"] = kernel.rounds_to_tf32;
   return row;
 }

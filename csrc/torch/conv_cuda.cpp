@@ -160,7 +160,12 @@ struct Cuda {
     Operand input(tensors.input), weight(tensors.weight), output(tensors.output);
     Operand bias(tensors.bias);
     const auto params = [&] {
-      return cuda::make_params(problem, input.view.stride, weight.view.stride, output.view.stride);
+      ConvParams made =
+          cuda::make_params(problem, input.view.stride, weight.view.stride, output.view.stride);
+      for (const Operand* each : {&input, &weight, &output}) {
+        if (reinterpret_cast<std::uintptr_t>(each->view.data) % 16 != 0) made.aligned = false;
+      }
+      return made;
     };
     const PlanOptions process = current_options();
     cuda::CudaOptions options;

@@ -1,0 +1,283 @@
+// wgmma_data: forward and input gradient on Hopper
+//
+// computes  fprop  output[pixel][k] = bias[k] + sum over taps and c of
+//                      input[pixel at tap][c] * weight[k][tap][c]
+//           dgrad  grad_input[pixel][c] = sum over taps and k of
+//                      grad_output[pixel at tap][k] * weight[k][tap][c], all classes of the stride in
+//                  one launch, those of the most taps first
+//           GEMM view: gemm_m = pixels, gemm_n = channels of the result ("lanes"), gemm_k = taps x
+//           channels. A tile that swaps them has 64 lanes as rows and its pixels as columns: wgmma
+//           reads 64 rows for each 64 columns, so that of a tile of 64 lanes those rows are better
+//           the lanes.
+// owns      CTA: tiles of pixels and lanes, one after the other until all are done; of one block of
+//           pixels the tiles of all lanes come at the same time, so that pixels are read once. Two
+//           CTAs of a cluster have the same lanes, and each copies half of the weights for both.
+// budget    wgmma_tile.cuh
+// needs     channels adjacent and in eights, tensors and strides of 16-byte multiples, what the
+//           hardware's copies can express (tensor_map.h); with groups, channels and outputs of one in
+//           64s. Padding of zeros.
+// bound by  wgmma; at 64 lanes, copies from the L2 cache, which read a pixel once for each tap.
+// step      from mma: pixels at a tap are one copy of the hardware's (im2col mode), which fills in
+//           the zeros of padding; from grid to persistent CTAs, whose producer begins the next tile
+//           while the results of one are stored.
+#pragma once
+
+#include "wgmma_tile.cuh"
+
+namespace convext::cuda {
+
+inline constexpr int kMostClasses = 16;  // a stride of 4 x 4
+
+// A launch's arguments: too many for ConvParams' kernels, and only read.
+struct DataParams {
+  TensorMap pixels[kMostClasses];  // the operand whose pixels are read, by class
+  TensorMap weight, result;
+  TapClass classes[kMostClasses];
+  int class_count;
+  std::int64_t items;  // pieces of work: a tile for each CTA of a cluster
+  int ctas;            // of a cluster
+  int images, groups, depth, lanes;  // depth and lanes: channels of a group
+  int slice;
+  int tap_width;            // S: taps of the weight lie in rows of so many
+  bool pixels_tiled;        // the operand's pixels are rows of a plain matrix
+  bool result_tiled;        // so are the result's
+  Strides result_strides;
+};
+
+struct DataTile {
+  int of_class, group, lane0;
+  std::int64_t pixel0, pixels;  // of the class in all
+  bool in;                      // else a repetition, for the other CTA's sake, that is not stored
+};
+
+// Piece `item` of the work, for one CTA of its cluster.
+CONVEXT_DEVICE DataTile data_tile(const DataParams& p, std::int64_t item, int cta, int tile_pixels,
+                                  int tile_lanes) {
+  DataTile tile;
+  tile.of_class = 0;
+  while (tile.of_class + 1 < p.class_count && item >= p.classes[tile.of_class + 1].first_item) {
+    ++tile.of_class;
+  }
+  const TapClass& of = p.classes[tile.of_class];
+  auto rest = static_cast<unsigned>(item - of.first_item);
+  tile.lane0 = take(&rest, block_count(p.lanes, tile_lanes)) * tile_lanes;
+  tile.group = take(&rest, p.groups);
+  tile.pixels = p.images * of.in_image();
+  tile.pixel0 = (static_cast<std::int64_t>(rest) * p.ctas + cta) * tile_pixels;
+  tile.in = tile.pixel0 < tile.pixels;
+  if (!tile.in) tile.pixel0 -= tile_pixels;
+  return tile;
+}
+
+// Lanes are Tile's rows if Swap, else its columns. WeightMajor: 0 of fprop, whose weights lie along
+// the depth, 1 of dgrad, whose lie along the lanes.
+template <class T, int Pixels, int Lanes, int ConsumersPixels, int ConsumersLanes, int WeightMajor,
+          bool Swap>
+struct DataTiling {
+  static constexpr int kPixels = Pixels, kLanes = Lanes, kWeightMajor = WeightMajor;
+  static constexpr bool kSwap = Swap;
+  using Tile = std::conditional_t<
+      Swap, WgmmaTile<T, Lanes, Pixels, ConsumersLanes, ConsumersPixels, WeightMajor, 0, true>,
+      WgmmaTile<T, Pixels, Lanes, ConsumersPixels, ConsumersLanes, 0, WeightMajor, true>>;
+  static constexpr int kPixelsAt = Swap ? Tile::kABytes : 0;  // in a stage
+  static constexpr int kWeightAt = Swap ? 0 : Tile::kABytes;
+};
+
+// ---- producer -----------------------------------------------------------------------------------
+
+template <class Tiling>
+CONVEXT_DEVICE void fill_data_stages(const DataParams& p, typename Tiling::Tile::Ring ring,
+                                     std::int64_t item, std::int64_t stride, int cta) {
+  for (; item < p.items; item += stride) {
+    const DataTile tile = data_tile(p, item, cta, Tiling::kPixels, Tiling::kLanes);
+    const TapClass& of = p.classes[tile.of_class];
+    const TensorMap* const pixels = &p.pixels[tile.of_class];
+    const Pixel at = of.at(tile.pixel0);
+    const int w0 = of.columns.start + at.q * of.columns.step;
+    const int h0 = of.rows.start + at.p * of.rows.step;
+    SliceWalk walk{of.rows.taps, of.columns.taps, p.depth, p.slice};
+    const int steps = steps_of(of.taps(), p.depth, p.slice);
+    for (int step = 0; step < steps; ++step) {
+      std::uint64_t* const barrier = ring.begin_filling();
+      unsigned char* const stage = ring.here();
+      for (int part = 0; part < kStepDepth; part += p.slice, walk.next()) {
+        // Behind the last tap, a slice of zeros: channels that no tensor has.
+        const bool over = walk.over();
+        const int r = over ? 0 : walk.r, s = over ? 0 : walk.s;
+        const int channel = over ? p.depth * p.groups : tile.group * p.depth + walk.c;
+        unsigned char* const to_pixels =
+            stage + Tiling::kPixelsAt + part * Tiling::kPixels * 2;
+        if (p.pixels_tiled) {
+          tma_load_2d(to_pixels, pixels, barrier, channel, static_cast<int>(tile.pixel0));
+        } else {
+          tma_load_im2col(to_pixels, pixels, barrier, channel, w0, h0, at.n,
+                          of.columns.offset + s * of.columns.offset_step,
+                          of.rows.offset + r * of.rows.offset_step);
+        }
+        const int tap = (of.rows.first_tap + r * of.rows.tap_step) * p.tap_width +
+                        of.columns.first_tap + s * of.columns.tap_step;
+        if constexpr (Tiling::kWeightMajor == 0) {
+          // [lanes][slice], of which each CTA of the cluster brings its part for all.
+          const int rows = Tiling::kLanes / p.ctas;
+          unsigned char* const to = stage + Tiling::kWeightAt + part * Tiling::kLanes * 2 +
+                                    cta * rows * p.slice * 2;
+          const int c = over ? p.depth : walk.c;
+          const int k = tile.group * p.lanes + tile.lane0 + cta * rows;
+          if (p.ctas == 1) {
+            tma_load_3d(to, &p.weight, barrier, c, tap, k);
+          } else {
+            tma_load_3d_multicast(to, &p.weight, barrier, c, tap, k, 3);
+          }
+        } else {
+          // [lanes / 64][depth][64], likewise.
+          const int depths = p.slice / p.ctas;
+          for (int lane = 0; lane < Tiling::kLanes; lane += 64) {
+            unsigned char* const to = stage + Tiling::kWeightAt + lane * kStepDepth * 2 +
+                                      (part + cta * depths) * 128;
+            const int k = channel + (over ? 0 : cta * depths);
+            if (p.ctas == 1) {
+              tma_load_3d(to, &p.weight, barrier, tile.lane0 + lane, tap, k);
+            } else {
+              tma_load_3d_multicast(to, &p.weight, barrier, tile.lane0 + lane, tap, k, 3);
+            }
+          }
+        }
+      }
+      ring.next();
+    }
+  }
+}
+
+// ---- epilogue -----------------------------------------------------------------------------------
+
+CONVEXT_DEVICE unsigned pack_pair(__half, float a, float b) {
+  const __half2 pair = __floats2half2_rn(a, b);
+  return reinterpret_cast<const unsigned&>(pair);
+}
+CONVEXT_DEVICE unsigned pack_pair(__nv_bfloat16, float a, float b) {
+  const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
+  return reinterpret_cast<const unsigned&>(pair);
+}
+
+// A consumer's results, in blocks of 64 pixels x 64 lanes: through shared memory, where 16-byte
+// chunks of a pixel's row are permuted by its number, to global memory.
+template <class T, class Tiling>
+CONVEXT_DEVICE void store_data(const DataParams& p, const DataTile& tile, unsigned char* shared,
+                               const T* bias, T* result, typename Tiling::Tile::Sums& sums) {
+  using Tile = typename Tiling::Tile;
+  constexpr bool kSwap = Tiling::kSwap;
+  const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, lane = thread % 32;
+  const int barrier = 1 + Tile::consumer();
+  unsigned char* const buffers = shared + Tile::consumer() * 2 * Tile::kBlockBytes;
+  const TapClass& of = p.classes[tile.of_class];
+  const int group_lane = tile.group * p.lanes;
+
+#pragma unroll
+  for (int i = 0; i < Tile::kBlocks; ++i) {
+#pragma unroll
+    for (int j = 0; j < Tile::kColumns / 64; ++j) {
+      const int row = Tile::first_row() + i * 64, column = Tile::first_column() + j * 64;
+      const std::int64_t pixel0 = tile.pixel0 + (kSwap ? column : row);
+      const int lane0 = tile.lane0 + (kSwap ? row : column);
+      // The same for all threads of the consumer. Lanes beyond a group's are another group's.
+      if (!tile.in || lane0 >= p.lanes || pixel0 >= tile.pixels) continue;
+      unsigned char* const buffer = buffers + (i * (Tile::kColumns / 64) + j) % 2 * Tile::kBlockBytes;
+
+      // The copy that was started from this buffer has read it.
+      if (p.result_tiled && thread == 0) tma_store_wait_read<1>();
+      named_barrier(barrier, 128);
+
+#pragma unroll
+      for (int c = 0; c < 64; c += 16) {  // 16 columns of the sums
+        unsigned matrices[4];             // of 8 x 8: rows + 0 and + 8, then of columns + 8
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int at = (j * 64 + c) / 2 + e / 2 * 4 + e % 2 * 2;
+          float low = sums[i][at], high = sums[i][at + 1];
+          if (bias != nullptr) {
+            const int first = lane0 + (kSwap ? warp * 16 + e % 2 * 8 + lane / 4
+                                             : c + e / 2 * 8 + lane % 4 * 2);
+            const int second = kSwap ? first : first + 1;
+            if (first < p.lanes) low += to_compute(bias[group_lane + first]);
+            if (second < p.lanes) high += to_compute(bias[group_lane + second]);
+          }
+          matrices[e] = pack_pair(T{}, low, high);
+        }
+        const int matrix = lane / 8;
+        if constexpr (kSwap) {
+          const int pixel = c + matrix / 2 * 8 + lane % 8, chunk = warp * 2 + matrix % 2;
+          stmatrix_x4_trans(buffer + pixel * 128 + ((chunk ^ pixel % 8) << 4), matrices);
+        } else {
+          const int pixel = warp * 16 + matrix % 2 * 8 + lane % 8, chunk = c / 8 + matrix / 2;
+          stmatrix_x4(buffer + pixel * 128 + ((chunk ^ pixel % 8) << 4), matrices);
+        }
+      }
+      if (p.result_tiled) fence_proxy_async();
+      named_barrier(barrier, 128);  // the block is there
+
+      if (p.result_tiled) {
+        if (thread == 0) {
+          tma_store_2d(&p.result, buffer, group_lane + lane0, static_cast<int>(pixel0));
+          tma_store_commit();
+        }
+        continue;
+      }
+      // Pixels of a class lie apart: eight threads each store one's 64 lanes.
+#pragma unroll
+      for (int k = 0; k < 64; k += 16) {
+        const int pixel = k + thread / 8, chunk = thread % 8;
+        if (pixel0 + pixel >= tile.pixels || lane0 + chunk * 8 >= p.lanes) continue;
+        const Pixel at = of.at(pixel0 + pixel);
+        const std::int64_t offset =
+            offset_of(p.result_strides, at.n, 0, of.rows.residue + at.p * of.rows.result_step,
+                      of.columns.residue + at.q * of.columns.result_step);
+        const auto values =
+            load_pack<8>(reinterpret_cast<const T*>(buffer + pixel * 128 + ((chunk ^ pixel % 8) << 4)));
+        store_pack(result + offset + group_lane + lane0 + chunk * 8, values);
+      }
+    }
+  }
+}
+
+// ---- the kernel ---------------------------------------------------------------------------------
+
+template <class T, class Tiling>
+__global__ void __launch_bounds__(Tiling::Tile::kThreads, 1)
+    wgmma_data(const __grid_constant__ DataParams p, const T* __restrict__ bias,
+               T* __restrict__ result) {
+  using Tile = typename Tiling::Tile;
+  SHARED_DYNAMIC(shared);
+  typename Tile::Ring ring(shared);
+  const int cta = p.ctas == 1 ? 0 : cluster_cta();
+  if (threadIdx.x == 0) ring.init(p.ctas);
+  cluster_sync();  // the barriers are there, in both CTAs
+
+  const std::int64_t first = blockIdx.x / static_cast<unsigned>(p.ctas);
+  const std::int64_t stride = gridDim.x / static_cast<unsigned>(p.ctas);
+  if (threadIdx.x < 128) {
+    give_registers<Tile::kProducerRegisters>();
+    if (threadIdx.x == 0) fill_data_stages<Tiling>(p, ring, first, stride, cta);
+  } else {
+    take_registers<Tile::kConsumerRegisters>();
+    const auto pixels = MatrixWalk::depth_adjacent(
+        Tiling::kPixelsAt, Tiling::kPixels, p.slice,
+        Tiling::kSwap ? Tile::first_column() : Tile::first_row());
+    const int lane = Tiling::kSwap ? Tile::first_row() : Tile::first_column();
+    const auto weight = Tiling::kWeightMajor == 0
+                            ? MatrixWalk::depth_adjacent(Tiling::kWeightAt, Tiling::kLanes, p.slice, lane)
+                            : MatrixWalk::rows_adjacent(Tiling::kWeightAt, 64, lane);
+    for (std::int64_t item = first; item < p.items; item += stride) {
+      const DataTile tile = data_tile(p, item, cta, Tiling::kPixels, Tiling::kLanes);
+      const int steps = steps_of(p.classes[tile.of_class].taps(), p.depth, p.slice);
+      typename Tile::Sums sums;
+      Tile::multiply(&ring, Tiling::kSwap ? weight : pixels, Tiling::kSwap ? pixels : weight, steps,
+                     p.ctas, sums);
+      store_data<T, Tiling>(p, tile, shared + Tile::kStages * Tile::kStageBytes, bias, result, sums);
+    }
+    if (p.result_tiled && threadIdx.x % 128 == 0) tma_store_wait_read<0>();
+  }
+  __syncwarp();    // one lane was away
+  cluster_sync();  // the other CTA copies into this one's stages, and arrives at its barriers
+}
+
+}  // namespace convext::cuda

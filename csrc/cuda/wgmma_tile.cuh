@@ -1,0 +1,174 @@
+// The Hopper rung's main loop: one warpgroup copies, the others multiply by wgmma
+//
+// computes  sums[row][column] = sum_d a[row][d] * b[d][column], 64 of the depth d a step, of
+//           float16 or bfloat16, added up in float32
+// owns      CTA: kM x kN sums. A consumer, which is a warpgroup, has kRows x kColumns of them; a warp
+//           rows 16w to 16w + 15 of each 64; a thread rows g and g + 8, columns 2t and 2t + 1 of each
+//           16 x 8, with g = thread / 4 and t = thread % 4 of the warp.
+//           The first warpgroup is the producer: one thread of it starts all copies.
+// budget    128 x 256, two consumers of 64 x 256: 128 registers of sums, of the 224 that a consumer
+//           takes when the producer goes down to 56: 128 * 56 + 256 * 224 = 64512 of 65536. Shared:
+//           4 stages of (128 + 256) * 128 bytes = 192 KiB, 32 KiB for results on their way out,
+//           and the barriers: 224 of 227 KiB.
+// needs     sm_90a; what the copies need (wgmma_data.cuh, wgmma_weight.cuh).
+// bound by  wgmma, 1024 cycles a step of 128 x 256, if 48 KiB a step come from the L2 cache as fast:
+//           two CTAs that share their weights, each copying half for both, need 32.
+// step      from mma.sync: operands go from shared memory to the tensor cores without passing through
+//           registers, copies are of whole boxes by one thread, and who copies does not multiply: the
+//           two meet at barriers that count bytes, several stages ahead of each other.
+#pragma once
+
+#include "element.cuh"
+#include "matrix_descriptor.h"
+#include "ptx.cuh"
+#include "wgmma_geometry.h"
+
+namespace convext::cuda {
+
+// What a CTA may have on Hopper.
+inline constexpr int kHopperSharedBytes = 227 << 10;
+
+// One operand in a stage: where its matrices begin, 16 of the depth at a time.
+struct MatrixWalk {
+  std::uint64_t descriptor = 0;  // of the consumer's part in a stage at address 0
+  unsigned step[kStepDepth / 16];  // bytes to each 16 of the depth
+  unsigned block = 0;              // bytes to the next 64 rows
+
+  // The depth is adjacent: [kStepDepth / slice][rows][slice], of which the consumer has rows from
+  // `first` on.
+  CONVEXT_DEVICE static MatrixWalk depth_adjacent(int at, int rows, int slice, int first) {
+    MatrixWalk walk;
+    const int row = slice * 2;
+    walk.descriptor = matrix_descriptor(static_cast<unsigned>(at + first * row), 0, 8 * row, row);
+#pragma unroll
+    for (int k = 0; k < kStepDepth / 16; ++k) {
+      walk.step[k] = static_cast<unsigned>(k * 16 / slice * rows * row + k * 16 % slice * 2);
+    }
+    walk.block = static_cast<unsigned>(64 * row);
+    return walk;
+  }
+
+  // Rows (of b, columns) are adjacent, `width` of them: [rows / width][kStepDepth][width].
+  CONVEXT_DEVICE static MatrixWalk rows_adjacent(int at, int width, int first) {
+    MatrixWalk walk;
+    const int row = width * 2, chunk = kStepDepth * row;
+    walk.descriptor =
+        matrix_descriptor(static_cast<unsigned>(at + first / width * chunk), chunk, 8 * row, row);
+#pragma unroll
+    for (int k = 0; k < kStepDepth / 16; ++k) walk.step[k] = static_cast<unsigned>(k * 16 * row);
+    walk.block = static_cast<unsigned>(64 / width * chunk);
+    return walk;
+  }
+
+  CONVEXT_DEVICE std::uint64_t at(unsigned stage, int k, int block_number) const {
+    return descriptor + ((stage + step[k] + block * static_cast<unsigned>(block_number)) >> 4);
+  }
+};
+
+template <class T, int M, int N, int ConsumersM, int ConsumersN, int AMajor, int BMajor,
+          bool Stores>
+struct WgmmaTile {
+  static constexpr int kM = M, kN = N;
+  static constexpr int kConsumers = ConsumersM * ConsumersN;
+  static constexpr int kConsumersN = ConsumersN;
+  static constexpr int kThreads = 128 * (1 + kConsumers);
+  static constexpr int kRows = M / ConsumersM, kColumns = N / ConsumersN, kBlocks = kRows / 64;
+  static constexpr int kABytes = M * kStepDepth * 2, kBBytes = N * kStepDepth * 2;
+  static constexpr int kStageBytes = kABytes + kBBytes;
+  // Results on their way out: two blocks of 64 x 64 a consumer.
+  static constexpr int kBlockBytes = 64 * 64 * 2;
+  static constexpr int kStoreBytes = Stores ? kConsumers * 2 * kBlockBytes : 0;
+  static constexpr int kMostStages = 8;
+  static constexpr int kFit = (kHopperSharedBytes - kStoreBytes - 16 * kMostStages) / kStageBytes;
+  static constexpr int kStages = kFit < kMostStages ? kFit : kMostStages;
+  static constexpr std::size_t kSharedBytes = kStages * (kStageBytes + 16) + kStoreBytes;
+  // Of 65536 registers and of what a warpgroup of 128 gives up.
+  static constexpr int kProducerRegisters = 56, kConsumerRegisters = 224;
+  static_assert(kConsumers == 2, "the registers are shared out among three warpgroups");
+  static_assert(kRows % 64 == 0 && kColumns % 64 == 0 && kStages >= 3);
+
+  // Stages that the producer fills and the consumers empty, in turn.
+  struct Ring {
+    unsigned char* stages;
+    std::uint64_t *full, *empty;
+    int stage = 0, parity = 0;
+
+    CONVEXT_DEVICE explicit Ring(unsigned char* shared)
+        : stages(shared),
+          full(reinterpret_cast<std::uint64_t*>(shared + kStages * kStageBytes + kStoreBytes)),
+          empty(full + kStages) {}
+
+    // By one thread, before all meet.
+    CONVEXT_DEVICE void init(int ctas) {
+      for (int i = 0; i < kStages; ++i) {
+        mbarrier_init(&full[i], 1);
+        mbarrier_init(&empty[i], 4 * kConsumers * ctas);
+      }
+      fence_mbarrier_init();
+    }
+    CONVEXT_DEVICE void next() {
+      if (++stage < kStages) return;
+      stage = 0;
+      parity ^= 1;
+    }
+    CONVEXT_DEVICE unsigned char* here() const { return stages + stage * kStageBytes; }
+
+    // By the producer's thread: once all consumers that a copy to this stage concerns are done with
+    // it, announces what will come.
+    CONVEXT_DEVICE std::uint64_t* begin_filling() {
+      mbarrier_wait(&empty[stage], parity ^ 1);
+      mbarrier_arrive_expect(&full[stage], kStageBytes);
+      return &full[stage];
+    }
+    // By a consumer's warps: the stage may be filled again, here and where copies from here went.
+    CONVEXT_DEVICE void release(int which, int ctas) const {
+      if (threadIdx.x % 32 != 0) return;
+      if (ctas == 1) {
+        mbarrier_arrive(&empty[which]);
+      } else {
+        for (int cta = 0; cta < ctas; ++cta) mbarrier_arrive_at(&empty[which], cta);
+      }
+    }
+  };
+
+  using Sums = float[kBlocks][kColumns / 2];
+
+  CONVEXT_DEVICE static int consumer() { return static_cast<int>(threadIdx.x) / 128 - 1; }
+  CONVEXT_DEVICE static int first_row() { return consumer() / ConsumersN * kRows; }
+  CONVEXT_DEVICE static int first_column() { return consumer() % ConsumersN * kColumns; }
+
+  // Main loop of a consumer, of at least one step. A step's products are under way while the next
+  // step's are started, so that the stage before is what can be given back.
+  CONVEXT_DEVICE static void multiply(Ring* ring, const MatrixWalk& a, const MatrixWalk& b,
+                                      int steps, int ctas, Sums& sums) {
+    start_step(ring, a, b, false, sums);
+    for (int step = 1; step < steps; ++step) {
+      const int before = ring->stage;
+      ring->next();
+      start_step(ring, a, b, true, sums);
+      wgmma_wait<1>();
+      ring->release(before, ctas);
+    }
+    wgmma_wait<0>();
+    ring->release(ring->stage, ctas);
+    ring->next();
+  }
+
+  CONVEXT_DEVICE static void start_step(Ring* ring, const MatrixWalk& a, const MatrixWalk& b,
+                                        bool add, Sums& sums) {
+    mbarrier_wait(&ring->full[ring->stage], ring->parity);
+    const unsigned stage = smem_address(ring->here());
+    wgmma_fence();
+#pragma unroll
+    for (int k = 0; k < kStepDepth / 16; ++k) {
+#pragma unroll
+      for (int i = 0; i < kBlocks; ++i) {
+        wgmma<T, kColumns, AMajor, BMajor>(sums[i], a.at(stage, k, i), b.at(stage, k, 0),
+                                           add || k > 0);
+      }
+    }
+    wgmma_commit();
+  }
+};
+
+}  // namespace convext::cuda

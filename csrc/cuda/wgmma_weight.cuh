@@ -1,0 +1,148 @@
+// wgmma_weight: weight gradient on Hopper
+//
+// computes  sums[split][k][tap][c] = sum over the split's pixels of
+//               grad_output[pixel][k] * input[pixel at tap][c]
+//           GEMM view: gemm_m = output channels k, gemm_n = (tap, c) in chunks of 64 channels of one
+//           tap (32 or 16 where there are few), gemm_k = output pixels.
+// owns      CTA: tiles of kM output channels x kN / chunk chunks for one share of the pixels, one
+//           after the other. sum_splits adds the shares in order: no atomics, the same bits always.
+// budget    wgmma_tile.cuh, without room for results: they leave as float32, from registers.
+// needs     channels adjacent and in eights; tensors and strides of 16-byte multiples; with groups,
+//           channels of one in chunks and outputs in 64s. Padding of zeros.
+// bound by  wgmma; where shares are short, writing and adding them.
+// step      from mma: both operands lie with their channels adjacent, which is across the depth;
+//           wgmma reads them so. Chunks of several taps share one copy of grad_output.
+#pragma once
+
+#include "wgmma_tile.cuh"
+
+namespace convext::cuda {
+
+struct WeightParams {
+  TensorMap grad, input;
+  TapClass taps;  // fprop's one
+  std::int64_t pixels, share;
+  std::int64_t items;
+  int images, K, groups, outputs, channels;
+  int chunk, chunks;  // channels of a chunk; chunks of a tap
+  Divisor by_chunks;
+  bool grad_tiled, input_tiled;  // pixels are rows of a plain matrix
+};
+
+struct WeightTile {
+  int chunk0, row0, group;
+  std::int64_t split, pixel0;
+  int steps;
+};
+
+template <class Tile>
+CONVEXT_DEVICE WeightTile weight_tile(const WeightParams& p, std::int64_t item) {
+  WeightTile tile;
+  auto rest = static_cast<unsigned>(item);
+  const int chunks = Tile::kN / p.chunk;
+  tile.chunk0 = take(&rest, (p.taps.taps() * p.chunks + chunks - 1) / chunks) * chunks;
+  tile.row0 = take(&rest, block_count(p.outputs, Tile::kM)) * Tile::kM;
+  tile.group = take(&rest, p.groups);
+  tile.split = rest;
+  tile.pixel0 = tile.split * p.share;
+  const std::int64_t left = p.pixels - tile.pixel0;
+  tile.steps = static_cast<int>(((left < p.share ? left : p.share) + kStepDepth - 1) / kStepDepth);
+  return tile;
+}
+
+// ---- producer -----------------------------------------------------------------------------------
+
+template <class Tile>
+CONVEXT_DEVICE void fill_weight_stages(const WeightParams& p, typename Tile::Ring ring) {
+  for (std::int64_t item = blockIdx.x; item < p.items; item += gridDim.x) {
+    const WeightTile tile = weight_tile<Tile>(p, item);
+    std::int64_t first = tile.chunk0;
+    const int c0 = p.by_chunks.divide(&first) * p.chunk;
+    const int s0 = p.taps.columns.taps, r0 = static_cast<int>(first) / s0;
+    Pixel at = p.taps.at(tile.pixel0);
+    auto pixel = static_cast<int>(tile.pixel0);
+    for (int step = 0; step < tile.steps; ++step) {
+      std::uint64_t* const barrier = ring.begin_filling();
+      unsigned char* const stage = ring.here();
+      // Pixels beyond the last are zeros, in one operand at least those of the other do not matter.
+      for (int row = 0; row < Tile::kM; row += 64) {
+        unsigned char* const to = stage + row * kStepDepth * 2;
+        const int k = tile.group * p.outputs + tile.row0 + row;
+        if (p.grad_tiled) {
+          tma_load_2d(to, &p.grad, barrier, k, pixel);
+        } else {
+          tma_load_im2col(to, &p.grad, barrier, k, at.q, at.p, at.n, 0, 0);
+        }
+      }
+      SliceWalk walk{p.taps.rows.taps, s0,  p.channels, p.chunk,
+                     r0,               static_cast<int>(first) % s0, c0};
+      for (int column = 0; column < Tile::kN; column += p.chunk, walk.next()) {
+        unsigned char* const to = stage + Tile::kABytes + column * kStepDepth * 2;
+        const bool over = walk.over();
+        const int c = over ? p.channels * p.groups : tile.group * p.channels + walk.c;
+        if (p.input_tiled) {
+          tma_load_2d(to, &p.input, barrier, c, pixel);
+        } else {
+          tma_load_im2col(to, &p.input, barrier, c,
+                          p.taps.columns.start + at.q * p.taps.columns.step,
+                          p.taps.rows.start + at.p * p.taps.rows.step, at.n,
+                          over ? 0 : walk.s * p.taps.columns.offset_step,
+                          over ? 0 : walk.r * p.taps.rows.offset_step);
+        }
+      }
+      ring.next();
+      pixel += kStepDepth;
+      advance(&at, kStepDepth, p.taps.rows.count, p.taps.columns.count);
+    }
+  }
+}
+
+// ---- the kernel ---------------------------------------------------------------------------------
+
+template <class T, class Tile>
+__global__ void __launch_bounds__(Tile::kThreads, 1)
+    wgmma_weight(const __grid_constant__ WeightParams p, float* __restrict__ sums_of_splits) {
+  SHARED_DYNAMIC(shared);
+  typename Tile::Ring ring(shared);
+  if (threadIdx.x == 0) ring.init(1);
+  __syncthreads();  // the barriers are there
+
+  if (threadIdx.x < 128) {
+    give_registers<Tile::kProducerRegisters>();
+    if (threadIdx.x == 0) fill_weight_stages<Tile>(p, ring);
+    return;
+  }
+  take_registers<Tile::kConsumerRegisters>();
+  const auto a = MatrixWalk::rows_adjacent(0, 64, Tile::first_row());
+  const auto b = MatrixWalk::rows_adjacent(Tile::kABytes, p.chunk, Tile::first_column());
+  const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, lane = thread % 32;
+  const int taps = p.taps.taps();
+  for (std::int64_t item = blockIdx.x; item < p.items; item += gridDim.x) {
+    const WeightTile tile = weight_tile<Tile>(p, item);
+    typename Tile::Sums sums;
+    Tile::multiply(&ring, a, b, tile.steps, 1, sums);
+
+    // Epilogue.
+#pragma unroll
+    for (int j = 0; j < Tile::kColumns / 8; ++j) {
+      const int column = Tile::first_column() + j * 8;
+      std::int64_t tap = tile.chunk0 + column / p.chunk;
+      const int c = p.by_chunks.divide(&tap) * p.chunk + column % p.chunk + lane % 4 * 2;
+      if (tap >= taps || c >= p.channels) continue;
+#pragma unroll
+      for (int i = 0; i < Tile::kBlocks; ++i) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int k =
+              tile.row0 + Tile::first_row() + i * 64 + warp * 16 + half * 8 + lane / 4;
+          if (k >= p.outputs) continue;
+          const std::int64_t row = tile.split * p.K + tile.group * p.outputs + k;
+          store_pack(sums_of_splits + (row * taps + tap) * p.channels + c,
+                     Pack<float, 2>{{sums[i][4 * j + 2 * half], sums[i][4 * j + 2 * half + 1]}});
+        }
+      }
+    }
+  }
+}
+
+}  // namespace convext::cuda
