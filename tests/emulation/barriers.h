@@ -12,12 +12,43 @@ inline void wait_as(State s, const char* what, Site site) {
   f.state = s, f.what = what, f.site = site;
   to_scheduler();
 }
-inline void release_barrier(Block& b) {
+// Numbers of the places where fibers wait: barrier `id` of a CTA, and the cluster's.
+constexpr int barrier_of(int cta, int id) { return cta * 16 + id; }
+constexpr int cluster_barrier = most_ctas * 16;
+
+// Those who wait there go on, and each warp among them knows what all did before.
+inline void release_barrier(Block& b, int barrier) {
+  ++b.time, ++b.progress;
+  uint32_t warps = 0;
   for (auto& f : b.fibers)
-    if (f.state == State::barrier) f.state = State::ready;
-  b.waiting = 0;
-  b.epoch = ++b.time;
-  ++b.progress;
+    if (f.state == State::barrier && f.barrier == barrier)
+      f.state = State::ready, ++f.sync_epoch, warps |= 1u << f.warp;
+  for (int cta = 0; cta < b.cluster; ++cta) {
+    if (barrier != cluster_barrier && barrier != barrier_of(cta, 0)) continue;
+    b.ctas[cta].epoch = b.time;
+    b.ctas[cta].waiting = 0;
+  }
+  if (!b.async_kernel) return;
+  Block::Clock all{};
+  for (int w = 0; w < most_warps; ++w) {
+    if (!(warps >> w & 1)) continue;
+    for (size_t i = 0; i < all.size(); ++i) all[i] = std::max(all[i], b.known[w][i]);
+    all[w] = b.time;
+  }
+  for (int w = 0; w < most_warps; ++w)
+    if (warps >> w & 1) b.known[w] = all;
+}
+// Waits there; the last of `threads`, of whom `*arrived` have come, releases all.
+inline void wait_at_barrier(int barrier, int* arrived, int threads, const char* what, Site site) {
+  Block& b = *block;
+  b.cur->site = site, b.cur->barrier = barrier;
+  if (++*arrived == threads) {
+    *arrived = 0;
+    b.cur->state = State::barrier;
+    release_barrier(b, barrier);
+    return wait_as(State::ready, what, site);
+  }
+  wait_as(State::barrier, what, site);
 }
 
 // The lanes of mask meet; the last one runs exec on the arguments of all. All lanes must come from
@@ -27,7 +58,7 @@ inline void warp_meet(const char* what, unsigned mask, Site site, Arg& arg, Exec
                       bool full = true) {
   Block& b = *block;
   Fiber& f = *b.cur;
-  int lanes = std::min(32, b.n - f.warp * 32);
+  int lanes = std::min(32, b.n - f.warp % b.warps * 32);
   unsigned present = lanes == 32 ? ~0u : (1u << lanes) - 1;
   if (full && (present & mask) != ~0u)
     fail(format("%s at %s:%d in a warp without 32 lanes", what, base_name(site.file), site.line));
@@ -66,8 +97,12 @@ inline void warp_meet(const char* what, unsigned mask, Site site, Arg& arg, Exec
           site);  // keep to the order under test rather than let the last lane run on
 }
 
-// A fiber that polls (mbarrier try_wait) runs again only after something else made progress.
-inline void poll(const char* what, Site site) { wait_as(State::poll, what, site); }
+// A fiber that polls runs again only after something else made progress; if for a phase of an
+// mbarrier, only once that is over.
+inline void poll(const char* what, Site site, const Mbarrier* barrier = nullptr, int parity = 0) {
+  block->cur->polled = barrier, block->cur->parity = parity;
+  wait_as(State::poll, what, site);
+}
 
 inline std::string stuck(Block& b) {
   const Fiber *wait = nullptr, *other = nullptr;
@@ -84,7 +119,11 @@ inline std::string stuck(Block& b) {
   int same = 0;
   for (auto& f : b.fibers) same += f.state == wait->state;
   auto s = here(*wait) + format(": stuck at %s (%s:%d) with %d of %d threads there", wait->what,
-                                base_name(wait->site.file), wait->site.line, same, b.n);
+                                base_name(wait->site.file), wait->site.line, same,
+                                b.n * b.cluster);
+  if (wait->state == State::poll && wait->polled)
+    s += format(", which lacks %d arrivals and %d bytes", wait->polled->pending,
+                wait->polled->bytes());
   if (other) {
     s += "; " + who(b, other->id);
     s += other->state == State::done ? std::string(" returned without it")

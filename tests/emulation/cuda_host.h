@@ -11,4 +11,5 @@
 #pragma once
 
 #include "device.h"
+#include "hopper_host.h"
 #include "ptx_host.h"

@@ -10,13 +10,8 @@
 
 inline void __syncthreads(EMU_SITE) {
   auto& b = *emu::block;
-  b.cur->site = site;
-  if (++b.waiting == b.n) {
-    b.cur->state = emu::State::barrier;
-    emu::release_barrier(b);
-    return emu::wait_as(emu::State::ready, "__syncthreads", site);
-  }
-  emu::wait_as(emu::State::barrier, "__syncthreads", site);
+  const int cta = b.cur->cta;
+  emu::wait_at_barrier(emu::barrier_of(cta, 0), &b.ctas[cta].waiting, b.n, "__syncthreads", site);
 }
 inline void __syncwarp(unsigned mask = 0xffffffffu, EMU_SITE) {
   int none = 0;

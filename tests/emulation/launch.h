@@ -10,6 +10,9 @@
 
 namespace emu {
 
+void land(const Flight& copy);           // copies_host.cpp
+void check_warpgroups(const Block& b);  // wgmma_host.cpp
+
 inline void
 on_fault_landing() {  // entered on the faulting fiber's own stack; the message is in block->error
   fail(block->error);
@@ -25,8 +28,9 @@ inline void on_fault(int, siginfo_t* info, void* u) {
     if (c >= r.guard_lo && c < r.guard_hi)
       s = format("access at byte %td of buffer %s (%td bytes): %s", c - r.lo, r.name, r.hi - r.lo,
                  c >= r.lo && c < r.hi ? "write to a read-only buffer" : "out of bounds");
-  if (c >= block->smem_map && c < block->smem_map + (256 << 10) + 8192)
-    s = format("access at shared byte %td: out of bounds", c - block->smem);
+  if (c >= block->smem_map && c < block->smem + most_ctas * shared_step)
+    s = format("access at shared byte %td: out of bounds",
+               c - block->smem_of(block->cur->cta));
   if (c >= block->cur->stack - 4096 && c < block->cur->stack) s = "fiber stack overflow";
   block->error = s;
 #if defined(__x86_64__)
@@ -42,53 +46,62 @@ inline void on_fault(int, siginfo_t* info, void* u) {
 inline void run_block(uint64_t seed) {
   Block& b = *block;
   b.rng.seed(seed);
-  int warps = (b.n + 31) / 32;
-  if (static_cast<int>(b.fibers.size()) != b.n) {
+  b.warps = (b.n + 31) / 32;
+  const int all = b.n * b.cluster, warps = b.warps * b.cluster;
+  if (static_cast<int>(b.fibers.size()) != all) {
     static thread_local std::vector<char*> stacks;
-    while (static_cast<int>(stacks.size()) < b.n) {
+    while (static_cast<int>(stacks.size()) < all) {
       auto m = static_cast<char*>(mmap(nullptr, stack_bytes + 4096, PROT_READ | PROT_WRITE,
                                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
       mprotect(m, 4096, PROT_NONE);
       stacks.push_back(m + 4096);
     }
     b.fibers.clear();
-    b.fibers.resize(b.n);
-    for (int i = 0; i < b.n; ++i) b.fibers[i].stack = stacks[i];
+    b.fibers.resize(all);
+    for (int i = 0; i < all; ++i) b.fibers[i].stack = stacks[i];
   }
-  for (int i = 0; i < b.n; ++i) {
+  for (int i = 0; i < all; ++i) {
     Fiber& f = b.fibers[i];
-    unsigned u = i;
+    char* const stack = f.stack;
+    f = Fiber();
+    f.stack = stack;
+    const unsigned u = i % b.n;
     f.tid = {u % blockDim.x, u / blockDim.x % blockDim.y, u / (blockDim.x * blockDim.y)};
-    f.id = i, f.warp = i / 32, f.lane = i % 32, f.state = State::ready, f.sync_epoch = 0,
-    f.group = 0;
-    f.copies.clear(), f.wgmmas.clear(), f.wgmma_group = 0, f.wgmma_fenced = false,
-                                        f.proxy_fence = 0;
+    f.id = i, f.cta = i / b.n, f.warp = f.cta * b.warps + u / 32, f.lane = u % 32;
 #if defined(__SANITIZE_ADDRESS__)
     ASAN_UNPOISON_MEMORY_REGION(f.stack, stack_bytes);
 #endif
     f.ctx.start(f.stack, stack_bytes, &fiber_main);
   }
   b.meets.assign(warps * 4, {});
-  b.done = b.waiting = 0, b.failed = b.quiet = false, b.error.clear();
-  b.first_epoch = b.epoch = ++b.time;
+  b.done = b.cluster_waiting = 0, b.failed = b.quiet = false, b.error.clear();
+  b.first_epoch = ++b.time;
+  // As many as a thread can have, an upper bound on what the compiler gives it.
+  const int registers = std::min(65536 / b.n / 8 * 8, 256);
+  b.registers.assign(warps, registers);
+  for (auto& cta : b.ctas) cta = Cta(), cta.epoch = b.time;
   b.known = {};
   b.async_kernel = false;
+  if (b.cluster > 1) b.keep_reads();
   b.flying.clear();
   b.statics.clear();
-  b.mbars.clear();
-  for (size_t g = 0; g < (b.used + 1) / 2; ++g)
-    b.shadow[g].pending = false;  // left by a block that failed
-  size_t body = 256 << 10;
+  b.mbarriers.clear();
+  b.wgmma_log.assign(warps, {});
 #if defined(__SANITIZE_ADDRESS__)
-  ASAN_UNPOISON_MEMORY_REGION(b.smem, body);
+  ASAN_UNPOISON_MEMORY_REGION(b.smem, shared_body);
 #endif
-  fill_poison(
-      b.smem,
-      std::min(b.used + 4096,
-               body));  // all that the block before may have written; the rest is poison still
+  for (int cta = 0; cta < b.cluster; ++cta) {
+    // All that the block before may have written; the rest is poison still.
+    const size_t first = cta * shared_step, end = first + b.dirty[cta];
+    fill_poison(b.smem_of(cta), std::min(b.dirty[cta] + 4096, shared_body));
+    for (size_t g = first / 2; g < (end + 1) / 2; ++g) b.shadow[g].pending = false;
+    for (size_t c = first / 16; c < (end + 15) / 16; ++c)
+      b.chunks[c].pending = false, b.chunks[c].reading = 0, b.chunks[c].warps = 0;
+    b.dirty[cta] = b.dyn_bytes;
+  }
   b.used = b.dyn_bytes;
 #if defined(__SANITIZE_ADDRESS__)
-  ASAN_POISON_MEMORY_REGION(b.smem + b.dyn_bytes, body - b.dyn_bytes);
+  ASAN_POISON_MEMORY_REGION(b.smem + b.dyn_bytes, shared_body - b.dyn_bytes);
 #endif
 
   std::vector<int> warp_order(warps), lane_order(32);
@@ -109,8 +122,8 @@ inline void run_block(uint64_t seed) {
       for (bool again = true; again;) {
         again = false;
         for (int l : lane_order) {
-          int i = w * 32 + l;
-          if (i >= b.n || b.fibers[i].state != State::ready) continue;
+          const int u = w % b.warps * 32 + l, i = w / b.warps * b.n + u;
+          if (u >= b.n || b.fibers[i].state != State::ready) continue;
           resume(b.fibers[i]);
           if (b.failed) {
             b.cur = nullptr;
@@ -119,30 +132,38 @@ inline void run_block(uint64_t seed) {
           any = true, again = config.greedy;
         }
       }
-    if (b.done == b.n) break;
-    if (config.exited_count && b.waiting && b.waiting + b.done == b.n)
-      release_barrier(b), any = true;
+    if (b.done == all) break;
+    for (int cta = 0; config.exited_count && cta < b.cluster; ++cta)
+      if (b.ctas[cta].waiting && b.ctas[cta].waiting + b.ctas[cta].done == b.n)
+        release_barrier(b, barrier_of(cta, 0)), any = true;
     if (b.progress != polled) {  // let the pollers look again
       polled = b.progress;
       for (auto& f : b.fibers)
-        if (f.state == State::poll) f.state = State::ready, any = true;
+        if (f.state == State::poll && !(f.polled && f.polled->phase() == f.parity))
+          f.state = State::ready, any = true;
     }
     if (!b.flying.empty() && (!any || (config.order == Order::random && b.rng() % 4 == 0))) {
-      size_t i = config.order == Order::forward ? 0 : b.rng() % b.flying.size();
-      auto land = std::move(b.flying[i]);
+      const size_t last = b.flying.size() - 1;
+      const size_t i = config.order == Order::forward   ? 0
+                       : config.order == Order::reverse ? last
+                                                        : b.rng() % b.flying.size();
+      const Flight copy = std::move(b.flying[i]);
       b.flying.erase(b.flying.begin() + i);
-      land();
+      land(copy);
       ++b.progress, any = true;
     }
     if (!any && b.progress == polled) throw Error(stuck(b));
   }
-  for (size_t i = b.used; i < std::min(b.used + 4096, body); ++i) {
+  check_warpgroups(b);
 #if !defined(__SANITIZE_ADDRESS__)
-    if (static_cast<unsigned char>(b.smem[i]) != ((i & 1) ? 0x7f : 0xf4))
-      throw Error(format("block (%u,%u,%u): write past the end of shared memory, byte %zu of %zu",
-                         blockIdx.x, blockIdx.y, blockIdx.z, i, b.used));
-#endif
+  for (int cta = 0; cta < b.cluster; ++cta) {
+    const char* smem = b.smem_of(cta);
+    for (size_t i = b.used; i < std::min(b.used + 4096, shared_body); ++i)
+      if (static_cast<unsigned char>(smem[i]) != ((i & 1) ? 0x7f : 0xf4))
+        throw Error(format("block (%u,%u,%u): write past the end of shared memory, byte %zu of %zu",
+                           blockIdx.x, blockIdx.y, blockIdx.z, i, b.used));
   }
+#endif
 }
 
 struct Stats {
@@ -155,32 +176,41 @@ inline Stats stats;
 inline void* static_shared(const char* file, int line, size_t bytes, size_t align) {
   Block& b = *block;
   for (auto& s : b.statics)
-    if (s.line == line && s.bytes == bytes && !std::strcmp(s.file, file)) return b.smem + s.at;
+    if (s.line == line && s.bytes == bytes && !std::strcmp(s.file, file)) return b.smem_of(b.cur->cta) + s.at;
   align = std::max<size_t>(align, 16);
   size_t at = (b.used + 64 + align - 1) / align * align;
   if (at + bytes > config.shared_limit)
     fail(format("%zu bytes of shared memory, there are %zu", at + bytes, config.shared_limit));
   b.statics.push_back({file, line, at, bytes});
   b.used = at + bytes;
+  for (int cta = 0; cta < b.cluster; ++cta) b.dirty[cta] = b.used;
 #if defined(__SANITIZE_ADDRESS__)
   ASAN_UNPOISON_MEMORY_REGION(b.smem + at, bytes);
 #endif
-  return b.smem + at;
+  return b.smem_of(b.cur->cta) + at;
 }
 inline void expect_aligned(const void* at, size_t bytes) {
   if (reinterpret_cast<uintptr_t>(at) % bytes != 0)
     fail(format("an access of %zu bytes is misaligned: %p", bytes, at));
 }
-inline unsigned char* dynamic_shared() { return reinterpret_cast<unsigned char*>(block->smem); }
-inline unsigned shared_address(const void* p) {
-  if (!block->in_shared(p)) fail("the pointer is not into shared memory");
-  return static_cast<unsigned>(static_cast<const char*>(p) - block->smem);
+inline unsigned char* dynamic_shared() {
+  return reinterpret_cast<unsigned char*>(block->smem_of(block->cur->cta));
 }
-inline char* shared_pointer(unsigned a) { return block->smem + a; }
+inline unsigned shared_address(const void* p) {
+  const Block& b = *block;
+  if (!b.in_shared(p)) fail("the pointer is not into shared memory");
+  const size_t at = static_cast<const char*>(p) - b.smem;
+  if (static_cast<int>(at / shared_step) != b.cur->cta)
+    fail("the pointer is into the shared memory of another CTA");
+  return static_cast<unsigned>(at % shared_step);
+}
+inline char* shared_pointer(unsigned a) { return block->smem_of(block->cur->cta) + a; }
 
-// Stands for kernel<<<grid, threads, smem>>>(args...). Throws Error with the first violation found.
+// Stands for kernel<<<grid, threads, smem>>>(args...), `cluster` CTAs of neighbouring blockIdx.x being
+// one. Throws Error with the first violation found.
 template <class... P, class... A>
-void launch(void (*kernel)(P...), dim3 grid, dim3 threads, size_t smem, A... args) {
+void launch_cluster(void (*kernel)(P...), int cluster, dim3 grid, dim3 threads, size_t smem,
+                    A... args) {
   static std::once_flag once;
   std::call_once(once, [] {
     struct sigaction sa{};
@@ -189,9 +219,11 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 threads, size_t smem, A... arg
   });
   unsigned n = threads.x * threads.y * threads.z;
   if (!n || n > 1024 || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535 ||
-      smem > config.shared_limit)
+      smem > config.shared_limit || cluster < 1 || cluster > static_cast<int>(most_ctas) ||
+      grid.x % cluster || (cluster > 1 && (n % 32 || n * cluster > most_warps * 32)))
     throw Error("launch: bad configuration");
-  uint64_t total = uint64_t(grid.x) * grid.y * grid.z;
+  const unsigned across = grid.x / cluster;
+  const uint64_t total = uint64_t(across) * grid.y * grid.z;
   std::atomic<uint64_t> next{0}, switches{0};
   std::string error;
   std::mutex lock;
@@ -201,13 +233,14 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 threads, size_t smem, A... arg
     auto body = [&] { kernel(static_cast<P>(args)...); };
     own.entry = [](void* p) { (*static_cast<decltype(body)*>(p))(); };
     own.entry_arg = &body;
-    own.n = n, own.dyn_bytes = smem, own.switches = 0;
+    own.n = n, own.cluster = cluster, own.dyn_bytes = smem, own.switches = 0;
+    own.open_shared(cluster);
     blockDim = {threads.x, threads.y, threads.z}, gridDim = {grid.x, grid.y, grid.z};
     try {
       for (uint64_t i; (i = next++) < total;) {
         if (config.order == Order::reverse) i = total - 1 - i;
-        blockIdx = {unsigned(i % grid.x), unsigned(i / grid.x % grid.y),
-                    unsigned(i / grid.x / grid.y)};
+        blockIdx = {unsigned(i % across) * cluster, unsigned(i / across % grid.y),
+                    unsigned(i / across / grid.y)};
         run_block(config.seed * 0x9e3779b97f4a7c15ull + i);
       }
     } catch (const Error& e) {
@@ -225,7 +258,11 @@ void launch(void (*kernel)(P...), dim3 grid, dim3 threads, size_t smem, A... arg
     for (int i = 0; i < config.os_threads; ++i) pool.emplace_back(work);
     for (auto& t : pool) t.join();
   }
-  stats.blocks += total, stats.switches += switches;
+  stats.blocks += total * cluster, stats.switches += switches;
   if (!error.empty()) throw Error(error);
+}
+template <class... P, class... A>
+void launch(void (*kernel)(P...), dim3 grid, dim3 threads, size_t smem, A... args) {
+  launch_cluster(kernel, 1, grid, threads, smem, args...);
 }
 }  // namespace emu

@@ -102,7 +102,8 @@ void run(const Rung& rung, const Case& made, bool at_end) {
   // A dense vector.
   Storage bias(made, made.bias, {1, static_cast<std::int64_t>(made.bias.size()), 1, 1}, true,
                "bias", at_end, rung.pass != Pass::kBgrad);
-  const auto params = convext::cuda::make_params(p, input.strides, weight.strides, output.strides);
+  auto params = convext::cuda::make_params(p, input.strides, weight.strides, output.strides);
+  params.aligned = made.shift * bytes_of(dtype) % 16 == 0;
   std::string why;
   if (!rung.can(params, &why)) throw emu::Error("refused: " + why);
   emu::Buffer<char> workspace(static_cast<std::size_t>(rung.workspace_bytes(params)), "workspace",
@@ -292,19 +293,25 @@ int test_ladder(int problems, unsigned seed, const std::string& filter, int orde
     const std::string algorithm = rung.algorithm;
     Wanted wanted;
     wanted.tile = {rung.tile_m, rung.tile_n, rung.tile_k};
-    wanted.groups = algorithm == "depthwise"                       ? Groups::kOfOneChannel
+    wanted.groups = algorithm == "wgmma"                           ? Groups::kOfEights
+                    : algorithm == "depthwise"                     ? Groups::kOfOneChannel
                     : algorithm == "grouped"                       ? Groups::kOfFewChannels
                     : algorithm.find("first") != std::string::npos ? Groups::kOneOfFewChannels
                                                                    : Groups::kAny;
     wanted.channels_last = rung.channels_last;
+    wanted.accepts = [&](const ConvProblem& problem) {
+      return rung.can(convext::cuda::channels_last_params(problem), nullptr);
+    };
     const auto start = std::chrono::steady_clock::now();
     for (int number = 0; number < problems && failure.empty(); ++number) {
       const Case made = make_case(&random, rung.pass, rung.dtype, wanted, number);
       for (int i = 0; i < orders && failure.empty(); ++i) {
         emu::config.order = kOrders[i].order;
         emu::config.seed = kOrders[i].seed + static_cast<std::uint64_t>(number);
-        // Of compute capability 7.5, and of 8.6 and 8.9, which run sm_80's code.
-        emu::config.shared_limit = rung.least_capability < 80 ? 64 << 10 : 99 << 10;
+        // Of compute capability 7.5, of 8.6 and 8.9, which run sm_80's code, and of 9.0.
+        emu::config.shared_limit = rung.least_capability < 80   ? 64 << 10
+                                   : rung.least_capability < 90 ? 99 << 10
+                                                                : 227 << 10;
         try {
           run(rung, made, number % 2 == 0);
         } catch (const emu::Error& error) {

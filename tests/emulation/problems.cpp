@@ -24,7 +24,48 @@ int around(std::mt19937* random, int tile) {
   return near < 1 ? 1 : near;
 }
 
+// For the rungs of Hopper: channels in eights, of every kind of slice, around the tile's edges.
+ConvProblem make_problem_of_eights(std::mt19937* random, DType dtype, const Wanted& wanted,
+                                   int number) {
+  const int some[] = {8, 16, 24, 32, 40, 48, 64, 72, 96, 104, 128, 136};
+  const auto any = [&] { return some[pick(random, 0, 11)]; };
+  for (;;) {
+    ConvArguments a;
+    const int groups = number % 8 == 3 ? 2 : 1;
+    int channels = groups > 1 ? 64 : any(), outputs = groups > 1 ? 64 * pick(random, 1, 2) : any();
+    if (groups == 1 && number % 5 == 2) outputs = wanted.tile.n + 8 * pick(random, -1, 1);
+    if (groups == 1 && number % 5 == 4) channels = wanted.tile.n + 8 * pick(random, -1, 1);
+    // Pixels of several tiles and shares, and kernels like their stride, now and then.
+    const bool many_pixels = number % 8 == 7, patches = number % 9 == 5;
+    if (many_pixels) channels = 8 * pick(random, 1, 2), outputs = 8 * pick(random, 1, 2);
+    const int least = many_pixels ? 17 : 1, most = many_pixels ? 23 : 4 + number % 4 * 3;
+    const int h = pick(random, least, most), w = pick(random, least, most);
+    const int r = pick(random, 1, 4), s = pick(random, 1, 4);
+    a.input_size = {pick(random, 1, many_pixels ? 2 : 3), groups * channels, h, w};
+    a.weight_size = {groups * outputs, channels, r, s};
+    const int stride = many_pixels ? 1 : number % 4 == 1 ? 4 : 2;
+    a.stride = {pick(random, 1, stride), pick(random, 1, stride)};
+    a.padding = {pick(random, 0, 3), pick(random, 0, 3), pick(random, 0, 3), pick(random, 0, 3)};
+    a.dilation = {pick(random, 1, 3), pick(random, 1, 3)};
+    if (patches) a.stride = {r, s}, a.padding = {0, 0, 0, 0}, a.dilation = {1, 1};
+    if (number % 9 == 6) {  // 1 x 1: a plain product
+      a.weight_size[2] = a.weight_size[3] = 1;
+      a.stride = {1, 1}, a.padding = {0, 0, 0, 0};
+    }
+    a.groups = groups;
+    a.dtype = dtype;
+    try {
+      const ConvProblem made = convext::make_conv_problem(a);
+      if (!wanted.accepts || wanted.accepts(made)) return made;
+    } catch (const std::runtime_error&) {  // no such convolution: another
+    }
+  }
+}
+
 ConvProblem make_problem(std::mt19937* random, DType dtype, const Wanted& wanted, int number) {
+  if (wanted.groups == Groups::kOfEights) {
+    return make_problem_of_eights(random, dtype, wanted, number);
+  }
   const Tile& tile = wanted.tile;
   const bool depthwise = wanted.groups == Groups::kOfOneChannel;
   const bool grouped = wanted.groups == Groups::kOfFewChannels;
@@ -133,6 +174,10 @@ Case make_case(std::mt19937* random, Pass pass, DType dtype, const Wanted& wante
   made.with_bias = pass == Pass::kBgrad || (pass == Pass::kFprop && number % 2 == 0);
   made.gap = number % 10 == 1 ? 1 : number % 5 == 1 ? 16 : number % 5 == 3 ? 1 : 0;
   made.shift = number % 6 == 5 ? 1 : 0;
+  if (wanted.groups == Groups::kOfEights) {  // and places in memory
+    made.gap = number % 5 == 1 ? 16 : number % 5 == 3 ? 8 : 0;
+    made.shift *= 8;
+  }
   const ConvProblem& p = made.problem;
   made.input = draw(random, input_size(p));
   made.weight = draw(random, weight_size(p));

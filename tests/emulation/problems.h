@@ -2,6 +2,7 @@
 // sums are exact in any order and results are compared to the bit.
 #pragma once
 
+#include <functional>
 #include <random>
 #include <vector>
 
@@ -31,13 +32,14 @@ struct Tile {
 };
 
 // Which groups a kernel takes.
-enum class Groups { kAny, kOfOneChannel, kOfFewChannels, kOneOfFewChannels };
+enum class Groups { kAny, kOfOneChannel, kOfFewChannels, kOneOfFewChannels, kOfEights };
 
 // Problems that a kernel can run.
 struct Wanted {
   Tile tile;
   Groups groups = Groups::kAny;
   bool channels_last = false;  // alone
+  std::function<bool(const ConvProblem&)> accepts;  // if it is there, whether others are drawn
 };
 
 // `number` steers the sizes: small ones, or such that a dimension ends around a tile's.
