@@ -28,10 +28,22 @@ void wait_for_stores(int keep);
 // ---- wgmma_host.cpp -----------------------------------------------------------------------------
 
 struct WgmmaKind {
-  bool bfloat16;
+  enum Type { half, bfloat16, tf32 } type;
   int columns, a_major, b_major;
   bool a_in_registers;
+  bool operator==(const WgmmaKind&) const = default;
 };
+template <class T>
+constexpr WgmmaKind::Type wgmma_type() {
+  if constexpr (std::is_same_v<T, __half>) {
+    return WgmmaKind::half;
+  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return WgmmaKind::bfloat16;
+  } else {
+    static_assert(std::is_same_v<T, float>);
+    return WgmmaKind::tf32;
+  }
+}
 struct WgmmaArgument {
   float* d;
   const unsigned* a;
@@ -163,16 +175,15 @@ void wgmma_wait(EMU_SITE) {
 template <class T, int N, int AMajor, int BMajor>
 void wgmma(float (&d)[N / 2], std::uint64_t a_matrix, std::uint64_t b_matrix, bool accumulate,
            EMU_SITE) {
-  static_assert(std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>);
   static_assert(N == 64 || N == 128 || N == 192 || N == 256);
-  emu::start_wgmma({std::is_same_v<T, __nv_bfloat16>, N, AMajor, BMajor, false},
+  static_assert(!std::is_same_v<T, float> || (AMajor == 0 && BMajor == 0));
+  emu::start_wgmma({emu::wgmma_type<T>(), N, AMajor, BMajor, false},
                    {d, nullptr, a_matrix, b_matrix, accumulate}, site);
 }
 template <class T, int N, int BMajor>
 void wgmma_registers(float (&d)[N / 2], const unsigned (&a)[4], std::uint64_t b_matrix,
                      bool accumulate, EMU_SITE) {
-  static_assert(std::is_same_v<T, __half> || std::is_same_v<T, __nv_bfloat16>);
-  static_assert(N == 64 || N == 128);
-  emu::start_wgmma({std::is_same_v<T, __nv_bfloat16>, N, 0, BMajor, true},
+  static_assert((N == 64 || N == 128) && !std::is_same_v<T, float>);
+  emu::start_wgmma({emu::wgmma_type<T>(), N, 0, BMajor, true},
                    {d, a, 0, b_matrix, accumulate}, site);
 }

@@ -50,24 +50,33 @@ namespace {
 
 // ---- operands -----------------------------------------------------------------------------------
 
-void to_floats(const std::uint16_t* from, bool bfloat16, float* to) {  // 8 of them
+// 16 bytes. How many elements.
+int to_floats(const char* from, WgmmaKind::Type type, float* to) {
+  if (type == WgmmaKind::tf32) {
+    std::memcpy(to, from, 16);
+    for (int i = 0; i < 4; ++i) to[i] = from_tf32(std::bit_cast<unsigned>(to[i]));
+    return 4;
+  }
+  std::uint16_t half[8];
   std::uint32_t bits[8];
-  if (bfloat16) {
-    for (int i = 0; i < 8; ++i) bits[i] = std::uint32_t{from[i]} << 16;
+  std::memcpy(half, from, 16);
+  if (type == WgmmaKind::bfloat16) {
+    for (int i = 0; i < 8; ++i) bits[i] = std::uint32_t{half[i]} << 16;
     std::memcpy(to, bits, sizeof bits);
-    return;
+    return 8;
   }
   // A float's exponent is made of a half's by a product, which serves its subnormals too.
   float value[8];
-  for (int i = 0; i < 8; ++i) bits[i] = (from[i] & 0x7fffu) << 13;
+  for (int i = 0; i < 8; ++i) bits[i] = (half[i] & 0x7fffu) << 13;
   std::memcpy(value, bits, sizeof bits);
   for (int i = 0; i < 8; ++i) value[i] *= 0x1p112f;
   std::memcpy(bits, value, sizeof bits);
   for (int i = 0; i < 8; ++i) {
-    const std::uint32_t special = (from[i] & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
-    bits[i] |= special | (from[i] & 0x8000u) << 16;
+    const std::uint32_t special = (half[i] & 0x7c00u) == 0x7c00u ? 0x7f800000u : 0u;
+    bits[i] |= special | (half[i] & 0x8000u) << 16;
   }
   std::memcpy(to, bits, sizeof bits);
+  return 8;
 }
 
 // A matrix in shared memory (csrc/cuda/matrix_descriptor.h).
@@ -120,28 +129,24 @@ bool check_read(Fiber& f, size_t at, Site site) {
 }
 
 // Rows `first` to first + rows - 1 as [depth][row]. True if all of it came by bulk copies.
-bool read_matrix(const Matrix& m, int major, bool bfloat16, int first, int rows, Fiber& f, Site site,
-                 bool check_alone, float* out) {
+bool read_matrix(const Matrix& m, int major, WgmmaKind::Type type, int first, int rows, Fiber& f,
+                 Site site, bool check_alone, float* out) {
   const char* smem = block->smem_of(f.cta);
   bool copied = true;
   const auto read = [&](size_t place, float* to) {
     const size_t at = m.swizzled(place);
     copied &= check_read(f, at, site);
-    if (check_alone) return;
-    std::uint16_t raw[8];
-    std::memcpy(raw, smem + at, 16);
-    to_floats(raw, bfloat16, to);
+    return check_alone ? 0 : to_floats(smem + at, type, to);
   };
   const auto swizzle = static_cast<size_t>(m.swizzle);
   if (major == 0) {  // depth adjacent: rows of the matrix are rows of memory
     for (int i = 0; i < rows; ++i) {
       const auto row = static_cast<size_t>(first + i);
       const size_t place = m.start + row / 8 * m.stride + row % 8 * swizzle;
-      float line[16] = {};
-      read(place, line);
-      read(place + 16, line + 8);
-      if (check_alone) continue;
-      for (int k = 0; k < 16; ++k) out[k * rows + i] = line[k];
+      float line[16];
+      int depth = read(place, line);
+      depth += read(place + 16, line + depth);
+      for (int k = 0; k < depth; ++k) out[k * rows + i] = line[k];
     }
     return copied;
   }
@@ -158,12 +163,13 @@ bool read_matrix(const Matrix& m, int major, bool bfloat16, int first, int rows,
 
 // ---- products -----------------------------------------------------------------------------------
 
-// c += a * b: c is [16][N], a [16 of depth][16], b [16 of depth][N].
+// c += a * b: c is [16][N], a [depth][16], b [depth][N].
 template <int N>
-void multiply(const float* __restrict a, const float* __restrict b, float* __restrict c) {
+void multiply(const float* __restrict a, const float* __restrict b, float* __restrict c,
+              int depth) {
   for (int i = 0; i < 16; ++i) {
     float* __restrict row = c + i * N;
-    for (int k = 0; k < 16; k += 4) {
+    for (int k = 0; k < depth; k += 4) {
       const float a0 = a[k * 16 + i], a1 = a[(k + 1) * 16 + i], a2 = a[(k + 2) * 16 + i],
                   a3 = a[(k + 3) * 16 + i];
       const float *__restrict b0 = b + k * N, *__restrict b1 = b0 + N, *__restrict b2 = b1 + N,
@@ -177,27 +183,28 @@ void run(const Wgmma& w, Fiber& leader) {
   Shared& shared = *w.shared;
   const WgmmaKind& kind = shared.kind;
   const int row0 = leader.warp % block->warps % 4 * 16;
+  const int depth = kind.type == WgmmaKind::tf32 ? 8 : 16;
   float a[16 * 16];
   if (kind.a_in_registers) {
     for (int l = 0; l < 32; ++l)
       for (int e = 0; e < 8; ++e) {
         const auto half = static_cast<std::uint16_t>(w.a[l][e / 2] >> e % 2 * 16);
         const int row = l / 4 + (e / 2 & 1) * 8, k = l % 4 * 2 + (e & 1) + e / 4 * 8;
-        a[k * 16 + row] = kind.bfloat16 ? from_bf16(half) : from_f16(half);
+        a[k * 16 + row] = kind.type == WgmmaKind::bfloat16 ? from_bf16(half) : from_f16(half);
       }
   } else {
-    read_matrix(Matrix(shared.a_matrix), kind.a_major, kind.bfloat16, row0, 16, leader, w.site,
+    read_matrix(Matrix(shared.a_matrix), kind.a_major, kind.type, row0, 16, leader, w.site,
                 false, a);
   }
   // What another warp has read serves this one, as long as copies alone write there: plain stores
   // go unseen in programs that are not instrumented.
   const Matrix matrix(shared.b_matrix);
   const auto read_b = [&](bool check_alone) {
-    return read_matrix(matrix, kind.b_major, kind.bfloat16, 0, kind.columns, leader, w.site,
+    return read_matrix(matrix, kind.b_major, kind.type, 0, kind.columns, leader, w.site,
                        check_alone, shared.b.data());
   };
   if (shared.b.empty()) {
-    shared.b.resize(static_cast<size_t>(16 * kind.columns));
+    shared.b.resize(static_cast<size_t>(depth * kind.columns));
     read_b(false);
   } else if (!read_b(true)) {
     read_b(false);
@@ -205,10 +212,10 @@ void run(const Wgmma& w, Fiber& leader) {
   std::vector<float>& sums = w.sums->value;
   if (!w.accumulate) std::fill(sums.begin(), sums.end(), 0.0f);
   switch (kind.columns) {
-    case 64: multiply<64>(a, shared.b.data(), sums.data()); break;
-    case 128: multiply<128>(a, shared.b.data(), sums.data()); break;
-    case 192: multiply<192>(a, shared.b.data(), sums.data()); break;
-    default: multiply<256>(a, shared.b.data(), sums.data()); break;
+    case 64: multiply<64>(a, shared.b.data(), sums.data(), depth); break;
+    case 128: multiply<128>(a, shared.b.data(), sums.data(), depth); break;
+    case 192: multiply<192>(a, shared.b.data(), sums.data(), depth); break;
+    default: multiply<256>(a, shared.b.data(), sums.data(), depth); break;
   }
   if (++shared.readers == 4) shared.b = {};
 }
@@ -246,10 +253,8 @@ std::shared_ptr<Shared> enter_log(Fiber& leader, const WgmmaKind& kind, const Wg
     return shared;
   }
   auto shared = std::static_pointer_cast<Shared>(log[number]);
-  const WgmmaKind& k = shared->kind;
   if (shared->a_matrix != argument.a_matrix || shared->b_matrix != argument.b_matrix ||
-      k.bfloat16 != kind.bfloat16 || k.columns != kind.columns || k.a_major != kind.a_major ||
-      k.b_major != kind.b_major || k.a_in_registers != kind.a_in_registers)
+      !(shared->kind == kind))
     fail(at_line("wgmma", site) + ": the warps of the warpgroup differ in it");
   return shared;
 }
