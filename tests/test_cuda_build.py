@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(
     not _C.build_info()["cuda"], reason=f"CUDA kernels: {_C.build_info()['cuda_report']}"
 )
 
+ROOT = Path(__file__).parents[1]
 ARCHITECTURES = ["sm_75", "sm_80", "sm_90a"]
 
 # Registers of a thread, by algorithm: what the heads of the kernels' files state.
@@ -30,6 +31,7 @@ MOST_REGISTERS = {
     "naive": 80,
     "simt": 128,
     "mma": 255,
+    "wgmma": 168,  # of each at the start: 65536 for 384 threads
     "depthwise": 128,
     "grouped": 128,
     "other": 64,
@@ -53,11 +55,15 @@ def library() -> Path:
     return found
 
 
+def cuda_tool(name: str) -> str:
+    packaged = sorted(Path(sys.prefix).glob(f"lib*/python*/site-packages/nvidia/*/bin/{name}"))
+    tool = str(packaged[0]) if packaged else shutil.which(name)
+    assert tool is not None, f"{name} is missing: pip install nvidia-cuda-{name}"
+    return tool
+
+
 def cuobjdump(*options: str) -> str:
-    scripts = Path(sys.prefix)
-    packaged = sorted(scripts.glob("lib*/python*/site-packages/nvidia/*/bin/cuobjdump"))
-    tool = str(packaged[0]) if packaged else shutil.which("cuobjdump")
-    assert tool is not None, "cuobjdump is missing: pip install nvidia-cuda-cuobjdump"
+    tool = cuda_tool("cuobjdump")
     path = f"{Path(tool).parent}{os.pathsep}{os.environ['PATH']}"  # where it finds nvdisasm
     done = subprocess.run(
         [tool, *options, str(library())],
@@ -88,8 +94,8 @@ def resources() -> dict[tuple[str, str], dict[str, int]]:
 
 
 @cache
-def instructions(architecture: str) -> dict[str, Counter[str]]:
-    """Of each kernel, how often it has which instruction (without its suffixes)."""
+def details(architecture: str) -> dict[str, Counter[str]]:
+    """Of each kernel, how often it has which instruction, with its suffixes."""
     found: dict[str, Counter[str]] = {}
     kernel = ""
     for line in cuobjdump("-sass", "-arch", architecture).splitlines():
@@ -97,14 +103,25 @@ def instructions(architecture: str) -> dict[str, Counter[str]]:
             kernel = function[1]
             found[kernel] = Counter()
         elif (
-            code := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ )?([A-Z][A-Z0-9]+)", line)
+            code := re.match(r"\s*/\*[0-9a-f]+\*/\s+(?:@!?U?P\d+ )?([A-Z][A-Z0-9.]+)", line)
         ) is not None:
             found[kernel][code[1]] += 1
     return found
 
 
+def instructions(architecture: str) -> dict[str, Counter[str]]:
+    """The same without suffixes."""
+    found: dict[str, Counter[str]] = {}
+    for kernel, counts in details(architecture).items():
+        found[kernel] = Counter()
+        for name, count in counts.items():
+            found[kernel][name.split(".")[0]] += count
+    return found
+
+
 def algorithm_of(kernel: str) -> str:
-    for name, sign in (("naive", "_naive"), ("simt", "SimtTile"), ("mma", "MmaTile")):
+    signs = (("naive", "_naive"), ("simt", "SimtTile"), ("mma", "MmaTile"), ("wgmma", "cuda5wgmma"))
+    for name, sign in signs:
         if sign in kernel:
             return name
     for name in ("depthwise", "grouped"):
@@ -141,10 +158,51 @@ def test_instructions(architecture: str) -> None:
                 assert count["LDSM"] > 0 or element[1] in "fd", kernel
         if algorithm == "simt":
             assert count["FFMA"] + count["DFMA"] > 100, kernel
-    assert set(seen) >= set(MOST_REGISTERS)
+    assert set(seen) >= set(MOST_REGISTERS) - ({"wgmma"} if architecture != "sm_90a" else set())
     if architecture != "sm_75":
         asynchronous = [k for k, c in instructions(architecture).items() if c["LDGSTS"] > 0]
         assert len(asynchronous) >= 12
+
+
+def test_instructions_of_hopper() -> None:
+    """Products of warpgroups, copies of boxes and of pixels, some for two CTAs, stores, registers
+    that change hands: in each of the kernels that is to have them."""
+    kernels = {k: c for k, c in details("sm_90a").items() if algorithm_of(k) == "wgmma"}
+    assert len(kernels) == 32
+    for kernel, count in kernels.items():
+        bare = instructions("sm_90a")[kernel]
+        assert bare["HGMMA"] >= 4, kernel
+        assert count["UTMALDG.4D.IM2COL"] >= 1, kernel
+        assert count["UTMALDG.2D"] >= 1, kernel
+        assert count["USETMAXREG.DEALLOC.CTAPOOL"] == 1, kernel
+        assert count["SYNCS.PHASECHK.TRANS64.TRYWAIT"] >= 2, kernel
+        if "wgmma_data" in kernel:
+            assert count["UTMALDG.3D"] >= 1, kernel
+            assert count["UTMALDG.3D.MULTICAST"] >= 1, kernel
+            assert count["UTMASTG.2D"] >= 1, kernel
+            assert bare["STSM"] >= 1, kernel
+
+
+@pytest.mark.timeout(600)
+def test_compiler_has_nothing_to_say_of_hopper(tmp_path: Path) -> None:
+    """That products are serialised (C7510, C7514) or registers stay where they are (C7508), ptxas
+    tells in notes that are no warnings."""
+    done = subprocess.run(
+        [
+            cuda_tool("nvcc"),
+            *("-std=c++17", "-gencode", "arch=compute_90a,code=sm_90a", "-Xptxas", "-v"),
+            *("-I", str(ROOT / "csrc"), "-c", str(ROOT / "csrc" / "cuda" / "hopper.cu")),
+            *("-o", str(tmp_path / "hopper.o")),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.findall(r".*\bC75\d\d\b.*", done.stderr) == []
+    spills = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores", done.stderr)
+    assert len(spills) == 32
+    assert set(spills) == {("0", "0")}
 
 
 def plans(requests: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,11 +1,9 @@
 // Tensor maps as the driver encodes them. The emulation has its own (tests/emulation).
 #pragma once
 
-#include "tensor_map.h"
-
-#if defined(__CUDACC__) || !defined(CONVEXT_EMULATION)
-
 #include <cuda.h>
+
+#include "tensor_map.h"
 
 namespace convext::cuda {
 
@@ -16,5 +14,3 @@ namespace convext::cuda {
 CUtensorMap encode_map(const MapSpec& spec);
 
 }  // namespace convext::cuda
-
-#endif

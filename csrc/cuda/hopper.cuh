@@ -12,6 +12,8 @@ void add_hopper(std::vector<Rung>* rungs) {
   add_wgmma_data_tiles<__nv_bfloat16, Pass::kFprop>(rungs);
   add_wgmma_data_tiles<__nv_bfloat16, Pass::kDgrad>(rungs);
   add_wgmma_weight_tiles<__nv_bfloat16>(rungs);
+  add_wgmma_data_tiles<float, Pass::kFprop>(rungs);
+  add_wgmma_data_tiles<float, Pass::kDgrad>(rungs);
 }
 
 }  // namespace convext::cuda

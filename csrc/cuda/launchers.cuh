@@ -16,6 +16,9 @@
 namespace convext::cuda {
 namespace {
 
+std::int64_t no_workspace(const ConvParams&) { return 0; }
+bool anything(const ConvParams&, std::string*) { return true; }
+
 // ---- naive --------------------------------------------------------------------------------------
 
 template <class T>

@@ -30,9 +30,6 @@ struct Named<__nv_bfloat16> {
   static constexpr const char* name = "bf16";
 };
 
-std::int64_t no_workspace(const ConvParams&) { return 0; }
-bool anything(const ConvParams&, std::string*) { return true; }
-
 bool refuse(std::string* why, const char* words) {
   if (why != nullptr) *why = words;
   return false;

@@ -19,6 +19,8 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include "encode_map.h"
+
 #define SHARED_ARRAY(type, name, extents) __shared__ __align__(16) type name extents
 #define SHARED_DYNAMIC(name) extern __shared__ __align__(1024) unsigned char name[]
 

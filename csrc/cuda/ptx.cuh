@@ -355,51 +355,55 @@ CONVEXT_DEVICE void wgmma_wait() {
 #define CONVEXT_SUMS_128 CONVEXT_SUMS_64, CONVEXT_SUMS_32(32)
 #define CONVEXT_SUMS_192 CONVEXT_SUMS_128, CONVEXT_SUMS_32(64)
 #define CONVEXT_SUMS_256 CONVEXT_SUMS_192, CONVEXT_SUMS_32(96)
-// The text's operands after the sums: matrices, whether to add, and how they lie.
-#define CONVEXT_WGMMA(n, types, registers, a, b, add, majors, ...)                        \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add                                    \
-               ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n "k16.f32." types " {" registers \
-               "}, " a ", " b ", p, 1, 1, " majors ";\n}\n"                               \
-               : CONVEXT_SUMS_##n                                                         \
+// The text's operands after the sums: matrices, whether to add, and how they lie. `shape` is the
+// depth and the types.
+#define CONVEXT_WGMMA(n, shape, registers, a, b, add, majors, ...)                           \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add                                       \
+               ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n shape " {" registers "}, " a ", " b \
+               ", p, 1, 1" majors ";\n}\n"                                                   \
+               : CONVEXT_SUMS_##n                                                            \
                : __VA_ARGS__)
-#define CONVEXT_WGMMA_SHARED(n, types, registers, a, b, add, a_major, b_major)              \
-  CONVEXT_WGMMA(n, types, registers, a, b, add, a_major ", " b_major, "l"(a_matrix),        \
+#define CONVEXT_WGMMA_SHARED(n, shape, registers, a, b, add, a_major, b_major)                 \
+  CONVEXT_WGMMA(n, shape, registers, a, b, add, ", " a_major ", " b_major, "l"(a_matrix),      \
                 "l"(b_matrix), "r"(static_cast<int>(accumulate)), "n"(AMajor), "n"(BMajor))
-#define CONVEXT_WGMMA_REGISTERS(n, types, registers, a0, a1, a2, a3, b, add, b_major)         \
-  CONVEXT_WGMMA(n, types, registers, "{" a0 ", " a1 ", " a2 ", " a3 "}", b, add, b_major,     \
-                "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b_matrix),                    \
+#define CONVEXT_WGMMA_TF32(n, shape, registers, a, b, add, a_major, b_major)  \
+  CONVEXT_WGMMA(n, shape, registers, a, b, add, "", "l"(a_matrix), "l"(b_matrix), \
+                "r"(static_cast<int>(accumulate)))
+#define CONVEXT_WGMMA_REGISTERS(n, shape, registers, a0, a1, a2, a3, b, add, b_major)          \
+  CONVEXT_WGMMA(n, shape, registers, "{" a0 ", " a1 ", " a2 ", " a3 "}", b, add, ", " b_major, \
+                "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b_matrix),                     \
                 "r"(static_cast<int>(accumulate)), "n"(BMajor))
 #define CONVEXT_REGISTERS_64_SUMS CONVEXT_REGISTERS_0
 #define CONVEXT_REGISTERS_128_SUMS CONVEXT_REGISTERS_0 CONVEXT_REGISTERS_32
 #define CONVEXT_REGISTERS_192_SUMS CONVEXT_REGISTERS_128_SUMS CONVEXT_REGISTERS_64
 #define CONVEXT_REGISTERS_256_SUMS CONVEXT_REGISTERS_192_SUMS CONVEXT_REGISTERS_96
 
-// d = a * b, added to d if `accumulate`: a is 64 x 16, b is 16 x N. Warp w of the warpgroup holds
-// rows 16w to 16w + 15 of d: of columns 8j to 8j + 7, d[4j] to d[4j + 3] are what mma_m16n8k16 gives.
-// a_matrix and b_matrix are descriptors (matrix_descriptor.h), alike in all threads. AMajor and
-// BMajor: 0 if the depth is adjacent in memory, 1 if rows (of b, columns) are.
+// d = a * b, added to d if `accumulate`: a is 64 x 16, b is 16 x N; of float, whose products are
+// rounded to TF32 by leaving off bits, 64 x 8 and 8 x N. Warp w of the warpgroup holds rows 16w to
+// 16w + 15 of d: of columns 8j to 8j + 7, d[4j] to d[4j + 3] are what mma_m16n8k16 gives. a_matrix and
+// b_matrix are descriptors (matrix_descriptor.h), alike in all threads. AMajor and BMajor: 0 if the
+// depth is adjacent in memory, 1 if rows (of b, columns) are, which float knows not.
 template <class T, int N, int AMajor, int BMajor>
 CONVEXT_DEVICE void wgmma(float (&d)[N / 2], std::uint64_t a_matrix, std::uint64_t b_matrix,
                           bool accumulate) {
-#define CONVEXT_WGMMA_OF(types)                                                                   \
+#define CONVEXT_WGMMA_OF(form, shape)                                                             \
   if constexpr (N == 64) {                                                                        \
-    CONVEXT_WGMMA_SHARED(64, types, CONVEXT_REGISTERS_64_SUMS, "%32", "%33", "%34", "%35", "%36"); \
+    form(64, shape, CONVEXT_REGISTERS_64_SUMS, "%32", "%33", "%34", "%35", "%36");                \
   } else if constexpr (N == 128) {                                                                \
-    CONVEXT_WGMMA_SHARED(128, types, CONVEXT_REGISTERS_128_SUMS, "%64", "%65", "%66", "%67",      \
-                         "%68");                                                                  \
+    form(128, shape, CONVEXT_REGISTERS_128_SUMS, "%64", "%65", "%66", "%67", "%68");              \
   } else if constexpr (N == 192) {                                                                \
-    CONVEXT_WGMMA_SHARED(192, types, CONVEXT_REGISTERS_192_SUMS, "%96", "%97", "%98", "%99",      \
-                         "%100");                                                                 \
+    form(192, shape, CONVEXT_REGISTERS_192_SUMS, "%96", "%97", "%98", "%99", "%100");             \
   } else {                                                                                        \
     static_assert(N == 256, "64, 128, 192 or 256 columns");                                       \
-    CONVEXT_WGMMA_SHARED(256, types, CONVEXT_REGISTERS_256_SUMS, "%128", "%129", "%130", "%131",  \
-                         "%132");                                                                 \
+    form(256, shape, CONVEXT_REGISTERS_256_SUMS, "%128", "%129", "%130", "%131", "%132");         \
   }
   if constexpr (std::is_same_v<T, __half>) {
-    CONVEXT_WGMMA_OF("f16.f16")
+    CONVEXT_WGMMA_OF(CONVEXT_WGMMA_SHARED, "k16.f32.f16.f16")
+  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    CONVEXT_WGMMA_OF(CONVEXT_WGMMA_SHARED, "k16.f32.bf16.bf16")
   } else {
-    static_assert(std::is_same_v<T, __nv_bfloat16>, "16-bit elements");
-    CONVEXT_WGMMA_OF("bf16.bf16")
+    static_assert(std::is_same_v<T, float> && AMajor == 0 && BMajor == 0);
+    CONVEXT_WGMMA_OF(CONVEXT_WGMMA_TF32, "k8.f32.tf32.tf32")
   }
 #undef CONVEXT_WGMMA_OF
 }
@@ -408,20 +412,20 @@ CONVEXT_DEVICE void wgmma(float (&d)[N / 2], std::uint64_t a_matrix, std::uint64
 template <class T, int N, int BMajor>
 CONVEXT_DEVICE void wgmma_registers(float (&d)[N / 2], const unsigned (&a)[4],
                                     std::uint64_t b_matrix, bool accumulate) {
-#define CONVEXT_WGMMA_OF(types)                                                                   \
+#define CONVEXT_WGMMA_OF(shape)                                                                   \
   if constexpr (N == 64) {                                                                        \
-    CONVEXT_WGMMA_REGISTERS(64, types, CONVEXT_REGISTERS_64_SUMS, "%32", "%33", "%34", "%35",     \
+    CONVEXT_WGMMA_REGISTERS(64, shape, CONVEXT_REGISTERS_64_SUMS, "%32", "%33", "%34", "%35",     \
                             "%36", "%37", "%38");                                                 \
   } else {                                                                                        \
     static_assert(N == 128, "64 or 128 columns");                                                 \
-    CONVEXT_WGMMA_REGISTERS(128, types, CONVEXT_REGISTERS_128_SUMS, "%64", "%65", "%66", "%67",   \
+    CONVEXT_WGMMA_REGISTERS(128, shape, CONVEXT_REGISTERS_128_SUMS, "%64", "%65", "%66", "%67",   \
                             "%68", "%69", "%70");                                                 \
   }
   if constexpr (std::is_same_v<T, __half>) {
-    CONVEXT_WGMMA_OF("f16.f16")
+    CONVEXT_WGMMA_OF("k16.f32.f16.f16")
   } else {
     static_assert(std::is_same_v<T, __nv_bfloat16>, "16-bit elements");
-    CONVEXT_WGMMA_OF("bf16.bf16")
+    CONVEXT_WGMMA_OF("k16.f32.bf16.bf16")
   }
 #undef CONVEXT_WGMMA_OF
 }

@@ -1,5 +1,7 @@
 #include "tensor_map.h"
 
+#include <initializer_list>
+
 namespace convext::cuda {
 
 const char* map_objection(const MapSpec& spec) {

@@ -75,6 +75,7 @@ template <class T, int Pixels, int Lanes, int ConsumersPixels, int ConsumersLane
           bool Swap>
 struct DataTiling {
   static constexpr int kPixels = Pixels, kLanes = Lanes, kWeightMajor = WeightMajor;
+  static constexpr int kElement = static_cast<int>(sizeof(T)), kDepth = kStepDepth<T>;
   static constexpr bool kSwap = Swap;
   using Tile = std::conditional_t<
       Swap, WgmmaTile<T, Lanes, Pixels, ConsumersLanes, ConsumersPixels, WeightMajor, 0, true>,
@@ -96,17 +97,17 @@ CONVEXT_DEVICE void fill_data_stages(const DataParams& p, typename Tiling::Tile:
     const int w0 = of.columns.start + at.q * of.columns.step;
     const int h0 = of.rows.start + at.p * of.rows.step;
     SliceWalk walk{of.rows.taps, of.columns.taps, p.depth, p.slice};
-    const int steps = steps_of(of.taps(), p.depth, p.slice);
+    const int steps = steps_of(of.taps(), p.depth, p.slice, Tiling::kDepth);
     for (int step = 0; step < steps; ++step) {
       std::uint64_t* const barrier = ring.begin_filling();
       unsigned char* const stage = ring.here();
-      for (int part = 0; part < kStepDepth; part += p.slice, walk.next()) {
+      for (int part = 0; part < Tiling::kDepth; part += p.slice, walk.next()) {
         // Behind the last tap, a slice of zeros: channels that no tensor has.
         const bool over = walk.over();
         const int r = over ? 0 : walk.r, s = over ? 0 : walk.s;
         const int channel = over ? p.depth * p.groups : tile.group * p.depth + walk.c;
         unsigned char* const to_pixels =
-            stage + Tiling::kPixelsAt + part * Tiling::kPixels * 2;
+            stage + Tiling::kPixelsAt + part * Tiling::kPixels * Tiling::kElement;
         if (p.pixels_tiled) {
           tma_load_2d(to_pixels, pixels, barrier, channel, static_cast<int>(tile.pixel0));
         } else {
@@ -119,8 +120,9 @@ CONVEXT_DEVICE void fill_data_stages(const DataParams& p, typename Tiling::Tile:
         if constexpr (Tiling::kWeightMajor == 0) {
           // [lanes][slice], of which each CTA of the cluster brings its part for all.
           const int rows = Tiling::kLanes / p.ctas;
-          unsigned char* const to = stage + Tiling::kWeightAt + part * Tiling::kLanes * 2 +
-                                    cta * rows * p.slice * 2;
+          unsigned char* const to =
+              stage + Tiling::kWeightAt +
+              (part * Tiling::kLanes + cta * rows * p.slice) * Tiling::kElement;
           const int c = over ? p.depth : walk.c;
           const int k = tile.group * p.lanes + tile.lane0 + cta * rows;
           if (p.ctas == 1) {
@@ -132,7 +134,7 @@ CONVEXT_DEVICE void fill_data_stages(const DataParams& p, typename Tiling::Tile:
           // [lanes / 64][depth][64], likewise.
           const int depths = p.slice / p.ctas;
           for (int lane = 0; lane < Tiling::kLanes; lane += 64) {
-            unsigned char* const to = stage + Tiling::kWeightAt + lane * kStepDepth * 2 +
+            unsigned char* const to = stage + Tiling::kWeightAt + lane * kStepBytes +
                                       (part + cta * depths) * 128;
             const int k = channel + (over ? 0 : cta * depths);
             if (p.ctas == 1) {
@@ -152,20 +154,34 @@ CONVEXT_DEVICE void fill_data_stages(const DataParams& p, typename Tiling::Tile:
 
 CONVEXT_DEVICE unsigned pack_pair(__half, float a, float b) {
   const __half2 pair = __floats2half2_rn(a, b);
-  return reinterpret_cast<const unsigned&>(pair);
+  unsigned bits;
+  memcpy(&bits, &pair, sizeof bits);
+  return bits;
 }
 CONVEXT_DEVICE unsigned pack_pair(__nv_bfloat16, float a, float b) {
   const __nv_bfloat162 pair = __floats2bfloat162_rn(a, b);
-  return reinterpret_cast<const unsigned&>(pair);
+  unsigned bits;
+  memcpy(&bits, &pair, sizeof bits);
+  return bits;
 }
 
-// A consumer's results, in blocks of 64 pixels x 64 lanes: through shared memory, where 16-byte
-// chunks of a pixel's row are permuted by its number, to global memory.
+// Where 16-byte chunk `chunk` of a pixel's 128 bytes lies in a block of results: as copies permute it.
+CONVEXT_DEVICE int result_chunk(int pixel, int chunk) {
+  return pixel * 128 + ((chunk ^ pixel % 8) << 4);
+}
+
+// A consumer's results, in blocks of 64 pixels x 128 bytes of lanes: through shared memory to global
+// memory. `stored` counts its blocks, whose buffers take turns.
 template <class T, class Tiling>
 CONVEXT_DEVICE void store_data(const DataParams& p, const DataTile& tile, unsigned char* shared,
-                               const T* bias, T* result, typename Tiling::Tile::Sums& sums) {
+                               const T* bias, T* result, typename Tiling::Tile::Sums& sums,
+                               int* stored) {
   using Tile = typename Tiling::Tile;
   constexpr bool kSwap = Tiling::kSwap;
+  constexpr int kVector = 16 / Tiling::kElement;
+  // Of the sums, what becomes a block: swapped, a warp's 16 rows are 16 of the 64 lanes.
+  constexpr int kColumns = kSwap ? 64 : 128 / Tiling::kElement;
+  static_assert(!kSwap || Tiling::kElement == 2);
   const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, lane = thread % 32;
   const int barrier = 1 + Tile::consumer();
   unsigned char* const buffers = shared + Tile::consumer() * 2 * Tile::kBlockBytes;
@@ -175,41 +191,51 @@ CONVEXT_DEVICE void store_data(const DataParams& p, const DataTile& tile, unsign
 #pragma unroll
   for (int i = 0; i < Tile::kBlocks; ++i) {
 #pragma unroll
-    for (int j = 0; j < Tile::kColumns / 64; ++j) {
-      const int row = Tile::first_row() + i * 64, column = Tile::first_column() + j * 64;
+    for (int j = 0; j < Tile::kColumns / kColumns; ++j) {
+      const int row = Tile::first_row() + i * 64, column = Tile::first_column() + j * kColumns;
       const std::int64_t pixel0 = tile.pixel0 + (kSwap ? column : row);
       const int lane0 = tile.lane0 + (kSwap ? row : column);
       // The same for all threads of the consumer. Lanes beyond a group's are another group's.
       if (!tile.in || lane0 >= p.lanes || pixel0 >= tile.pixels) continue;
-      unsigned char* const buffer = buffers + (i * (Tile::kColumns / 64) + j) % 2 * Tile::kBlockBytes;
+      unsigned char* const buffer = buffers + (*stored)++ % 2 * Tile::kBlockBytes;
 
-      // The copy that was started from this buffer has read it.
+      // The copy that was started from this buffer, the last but one, has read it.
       if (p.result_tiled && thread == 0) tma_store_wait_read<1>();
       named_barrier(barrier, 128);
 
+      // A thread's sums: rows g and g + 8, columns 2t and 2t + 1 of each 8.
+      const auto with_bias = [&](int half, int c, int e) {
+        const float sum = sums[i][(j * kColumns + c) / 2 + half * 2 + e];
+        const int at = lane0 + (kSwap ? warp * 16 + half * 8 + lane / 4 : c + lane % 4 * 2 + e);
+        return bias != nullptr && at < p.lanes ? sum + to_compute(bias[group_lane + at]) : sum;
+      };
+      if constexpr (Tiling::kElement == 4) {
 #pragma unroll
-      for (int c = 0; c < 64; c += 16) {  // 16 columns of the sums
-        unsigned matrices[4];             // of 8 x 8: rows + 0 and + 8, then of columns + 8
+        for (int c = 0; c < kColumns; c += 8) {
 #pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const int at = (j * 64 + c) / 2 + e / 2 * 4 + e % 2 * 2;
-          float low = sums[i][at], high = sums[i][at + 1];
-          if (bias != nullptr) {
-            const int first = lane0 + (kSwap ? warp * 16 + e % 2 * 8 + lane / 4
-                                             : c + e / 2 * 8 + lane % 4 * 2);
-            const int second = kSwap ? first : first + 1;
-            if (first < p.lanes) low += to_compute(bias[group_lane + first]);
-            if (second < p.lanes) high += to_compute(bias[group_lane + second]);
+          for (int half = 0; half < 2; ++half) {
+            const int pixel = warp * 16 + half * 8 + lane / 4, at = c + lane % 4 * 2;
+            store_pack(reinterpret_cast<T*>(buffer + result_chunk(pixel, at / 4)) + at % 4,
+                       Pack<T, 2>{{with_bias(half, c, 0), with_bias(half, c, 1)}});
           }
-          matrices[e] = pack_pair(T{}, low, high);
         }
-        const int matrix = lane / 8;
-        if constexpr (kSwap) {
-          const int pixel = c + matrix / 2 * 8 + lane % 8, chunk = warp * 2 + matrix % 2;
-          stmatrix_x4_trans(buffer + pixel * 128 + ((chunk ^ pixel % 8) << 4), matrices);
-        } else {
-          const int pixel = warp * 16 + matrix % 2 * 8 + lane % 8, chunk = c / 8 + matrix / 2;
-          stmatrix_x4(buffer + pixel * 128 + ((chunk ^ pixel % 8) << 4), matrices);
+      } else {
+#pragma unroll
+        for (int c = 0; c < kColumns; c += 16) {
+          unsigned matrices[4];  // of 8 x 8: rows + 0 and + 8, then of columns + 8
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const int half = e % 2, at = c + e / 2 * 8;
+            matrices[e] = pack_pair(T{}, with_bias(half, at, 0), with_bias(half, at, 1));
+          }
+          const int matrix = lane / 8;
+          if constexpr (kSwap) {
+            const int pixel = c + matrix / 2 * 8 + lane % 8;
+            stmatrix_x4_trans(buffer + result_chunk(pixel, warp * 2 + matrix % 2), matrices);
+          } else {
+            const int pixel = warp * 16 + matrix % 2 * 8 + lane % 8;
+            stmatrix_x4(buffer + result_chunk(pixel, c / 8 + matrix / 2), matrices);
+          }
         }
       }
       if (p.result_tiled) fence_proxy_async();
@@ -222,18 +248,18 @@ CONVEXT_DEVICE void store_data(const DataParams& p, const DataTile& tile, unsign
         }
         continue;
       }
-      // Pixels of a class lie apart: eight threads each store one's 64 lanes.
+      // Pixels of a class lie apart: eight threads each store one's 128 bytes.
 #pragma unroll
       for (int k = 0; k < 64; k += 16) {
-        const int pixel = k + thread / 8, chunk = thread % 8;
-        if (pixel0 + pixel >= tile.pixels || lane0 + chunk * 8 >= p.lanes) continue;
+        const int pixel = k + thread / 8, chunk = thread % 8, first = lane0 + chunk * kVector;
+        if (pixel0 + pixel >= tile.pixels || first >= p.lanes) continue;
         const Pixel at = of.at(pixel0 + pixel);
         const std::int64_t offset =
             offset_of(p.result_strides, at.n, 0, of.rows.residue + at.p * of.rows.result_step,
                       of.columns.residue + at.q * of.columns.result_step);
-        const auto values =
-            load_pack<8>(reinterpret_cast<const T*>(buffer + pixel * 128 + ((chunk ^ pixel % 8) << 4)));
-        store_pack(result + offset + group_lane + lane0 + chunk * 8, values);
+        store_pack(result + offset + group_lane + first,
+                   load_pack<kVector>(
+                       reinterpret_cast<const T*>(buffer + result_chunk(pixel, chunk))));
       }
     }
   }
@@ -259,20 +285,25 @@ __global__ void __launch_bounds__(Tiling::Tile::kThreads, 1)
     if (threadIdx.x == 0) fill_data_stages<Tiling>(p, ring, first, stride, cta);
   } else {
     take_registers<Tile::kConsumerRegisters>();
+    const int slice = p.slice * Tiling::kElement;
     const auto pixels = MatrixWalk::depth_adjacent(
-        Tiling::kPixelsAt, Tiling::kPixels, p.slice,
+        Tiling::kPixelsAt, Tiling::kPixels, slice,
         Tiling::kSwap ? Tile::first_column() : Tile::first_row());
     const int lane = Tiling::kSwap ? Tile::first_row() : Tile::first_column();
-    const auto weight = Tiling::kWeightMajor == 0
-                            ? MatrixWalk::depth_adjacent(Tiling::kWeightAt, Tiling::kLanes, p.slice, lane)
-                            : MatrixWalk::rows_adjacent(Tiling::kWeightAt, 64, lane);
+    const auto weight =
+        Tiling::kWeightMajor == 0
+            ? MatrixWalk::depth_adjacent(Tiling::kWeightAt, Tiling::kLanes, slice, lane)
+            : MatrixWalk::rows_adjacent(Tiling::kWeightAt, 128, lane);
+    int stored = 0;
     for (std::int64_t item = first; item < p.items; item += stride) {
       const DataTile tile = data_tile(p, item, cta, Tiling::kPixels, Tiling::kLanes);
-      const int steps = steps_of(p.classes[tile.of_class].taps(), p.depth, p.slice);
+      const int steps =
+          steps_of(p.classes[tile.of_class].taps(), p.depth, p.slice, Tiling::kDepth);
       typename Tile::Sums sums;
       Tile::multiply(&ring, Tiling::kSwap ? weight : pixels, Tiling::kSwap ? pixels : weight, steps,
                      p.ctas, sums);
-      store_data<T, Tiling>(p, tile, shared + Tile::kStages * Tile::kStageBytes, bias, result, sums);
+      store_data<T, Tiling>(p, tile, shared + Tile::kStages * Tile::kStageBytes, bias, result, sums,
+                            &stored);
     }
     if (p.result_tiled && threadIdx.x % 128 == 0) tma_store_wait_read<0>();
   }

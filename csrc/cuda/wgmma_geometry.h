@@ -64,20 +64,23 @@ struct TapClass {
 
 // ---- the depth ----------------------------------------------------------------------------------
 
-// A step of the main loop is 64 channels of one tap, or narrower slices of several taps where fewer
-// channels would waste much of it.
-inline constexpr int kStepDepth = 64;
+// A step of the main loop is 128 bytes of the depth: channels of one tap, or narrower slices of
+// several taps where fewer channels would waste much of it.
+inline constexpr int kStepBytes = 128;
+template <class T>
+inline constexpr int kStepDepth = kStepBytes / static_cast<int>(sizeof(T));
 
-// 64, 32 or 16 channels, by their number alone. A narrow slice takes more copies.
-inline int slice_of(int channels) {
-  int best = kStepDepth;
+// 128, 64 or 32 bytes of channels, by their number alone, in channels. A narrow slice takes more
+// copies.
+inline int slice_of(int channels, int element_bytes) {
+  int best = 0;
   double least = 0;
-  for (int slice = kStepDepth, penalty = 100; slice >= 16; slice /= 2, penalty += 10) {
+  for (int bytes = kStepBytes, penalty = 100; bytes >= 32; bytes /= 2, penalty += 10) {
+    const int slice = bytes / element_bytes;
     const double cost = static_cast<double>(ceil_div(channels, slice)) * slice * penalty;
-    if (slice == kStepDepth || cost < least) {
-      best = slice;
-      least = cost;
-    }
+    if (best != 0 && cost >= least) continue;
+    best = slice;
+    least = cost;
   }
   return best;
 }
@@ -99,9 +102,9 @@ struct SliceWalk {
 };
 
 // At least one, of zeros where there are no taps: their pixels have gradients too.
-CONVEXT_HOST_DEVICE int steps_of(int taps, int channels, int slice) {
+CONVEXT_HOST_DEVICE int steps_of(int taps, int channels, int slice, int step_depth) {
   const int slices = taps * ((channels + slice - 1) / slice);
-  return slices == 0 ? 1 : (slices * slice + kStepDepth - 1) / kStepDepth;
+  return slices == 0 ? 1 : (slices * slice + step_depth - 1) / step_depth;
 }
 
 // ---- views --------------------------------------------------------------------------------------

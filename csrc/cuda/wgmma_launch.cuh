@@ -1,155 +1,14 @@
-// How the wgmma rungs are started: what the hardware's copies are told, and whether they can do it;
-// how work is cut; and their rows of the table.
+// How the wgmma rungs are started: whether the hardware's copies can bring what they read, how work is
+// cut, and their rows of the table.
 #pragma once
 
-#include <algorithm>
-
-#include "encode_map.h"
 #include "launching.cuh"
-#include "tensor_map.h"
 #include "wgmma_data.cuh"
+#include "wgmma_maps.h"
 #include "wgmma_weight.cuh"
 
 namespace convext::cuda {
 namespace {
-
-// ---- what copies are told -----------------------------------------------------------------------
-
-// A tensor of pixels with adjacent channels.
-struct PixelTensor {
-  const void* data;
-  DType dtype;
-  int images, channels, rows, columns;
-  Strides strides;
-  std::int64_t pixels() const { return static_cast<std::int64_t>(images) * rows * columns; }
-};
-
-// Whether the pixels that a class reads are all of the tensor's in order, evenly spaced: then a plain
-// matrix describes them.
-bool is_matrix(const PixelTensor& t, const TapClass& of) {
-  const auto whole = [](const TapAxis& axis, int extent) {
-    return axis.taps == 1 && axis.start == 0 && axis.step == 1 && axis.offset == 0 &&
-           axis.count == extent;
-  };
-  return whole(of.rows, t.rows) && whole(of.columns, t.columns) &&
-         pixel_pitch(t.strides, t.images, t.rows, t.columns) != 0;
-}
-
-MapSpec matrix_map(const PixelTensor& t, int channels, int pixels, int swizzle) {
-  const std::int64_t element = bytes_of(t.dtype);
-  MapSpec spec;
-  spec.base = t.data;
-  spec.dtype = t.dtype;
-  spec.rank = 2;
-  spec.size[0] = t.channels;
-  spec.size[1] = t.pixels();
-  // The one pixel of a tensor may have any stride.
-  spec.stride[1] = t.pixels() > 1
-                       ? pixel_pitch(t.strides, t.images, t.rows, t.columns) * element
-                       : t.channels * element;
-  spec.swizzle = swizzle;
-  spec.box[0] = channels;
-  spec.box[1] = pixels;
-  return spec;
-}
-
-// `pixels` pixels of a class, in the order of the result's, and `channels` channels of each.
-MapSpec pixel_map(const PixelTensor& t, const TapClass& of, int channels, int pixels) {
-  const std::int64_t element = bytes_of(t.dtype);
-  if (is_matrix(t, of)) {
-    return matrix_map(t, channels, pixels, channels * static_cast<int>(element));
-  }
-  MapSpec spec;
-  spec.base = t.data;
-  spec.dtype = t.dtype;
-  spec.rank = 4;
-  spec.im2col = true;
-  spec.size[0] = t.channels;
-  spec.size[1] = t.columns;
-  spec.size[2] = t.rows;
-  spec.size[3] = t.images;
-  const std::int64_t strides[4] = {1, t.strides.w, t.strides.h, t.strides.n};
-  for (int i = 1; i < 4; ++i) {
-    spec.stride[i] =
-        spec.size[i] > 1
-            ? strides[i] * element
-            : std::max<std::int64_t>(spec.stride[i - 1] * spec.size[i - 1], t.channels * element);
-  }
-  const TapAxis* const axes[2] = {&of.columns, &of.rows};
-  for (int i = 0; i < 2; ++i) {
-    const TapAxis& axis = *axes[i];
-    spec.lower[i] = axis.start;
-    // The box ends with the last pixel's.
-    spec.upper[i] =
-        axis.start + (axis.count - 1) * axis.step - (static_cast<int>(spec.size[i + 1]) - 1);
-    spec.step[i] = axis.step;
-  }
-  spec.channels = channels;
-  spec.pixels = pixels;
-  spec.swizzle = channels * static_cast<int>(element);
-  return spec;
-}
-
-// [outputs][taps][channels of a group]
-MapSpec weight_map(const ConvParams& v, DType dtype, const void* data, int channels, int outputs) {
-  const std::int64_t element = bytes_of(dtype);
-  MapSpec spec;
-  spec.base = data;
-  spec.dtype = dtype;
-  spec.rank = 3;
-  spec.size[0] = v.channels;
-  spec.size[1] = static_cast<std::int64_t>(v.R) * v.S;
-  spec.size[2] = v.K;
-  spec.stride[1] = (v.S > 1 ? v.weight.w : v.R > 1 ? v.weight.h : v.channels) * element;
-  spec.stride[2] = (v.K > 1 ? v.weight.n : v.channels * spec.size[1]) * element;
-  spec.box[0] = channels;
-  spec.box[2] = outputs;
-  spec.swizzle = channels * static_cast<int>(element);
-  return spec;
-}
-
-PixelTensor input_of(const ConvParams& v, DType dtype, const void* data) {
-  return {data, dtype, v.N, v.C, v.H, v.W, v.input};
-}
-PixelTensor output_of(const ConvParams& v, DType dtype, const void* data) {
-  return {data, dtype, v.N, v.K, v.P, v.Q, v.output};
-}
-
-TapClass fprop_class(const ConvParams& v) {
-  TapClass all;
-  all.rows = fprop_axis(v.P, v.R, v.stride_h, v.pad_top, v.dilation_h);
-  all.columns = fprop_axis(v.Q, v.S, v.stride_w, v.pad_left, v.dilation_w);
-  return all;
-}
-
-// Those of the most taps first, so that the last tiles are short.
-std::vector<TapClass> dgrad_classes(const ConvParams& v) {
-  std::vector<TapClass> classes;
-  for (int h = 0; h < residues(v.stride_h, v.H); ++h) {
-    for (int w = 0; w < residues(v.stride_w, v.W); ++w) {
-      TapClass one;
-      one.rows = dgrad_axis(
-          axis_class(h, v.H, v.R, v.stride_h, v.pad_top, v.dilation_h, v.tap_step_h), v.tap_step_h,
-          v.output_step_h, v.stride_h);
-      one.columns = dgrad_axis(
-          axis_class(w, v.W, v.S, v.stride_w, v.pad_left, v.dilation_w, v.tap_step_w), v.tap_step_w,
-          v.output_step_w, v.stride_w);
-      classes.push_back(one);
-    }
-  }
-  std::stable_sort(classes.begin(), classes.end(),
-                   [](const TapClass& a, const TapClass& b) { return a.taps() > b.taps(); });
-  // Without taps, only zeros are read: from anywhere that the first class may read.
-  for (TapClass& of : classes) {
-    if (of.taps() > 0) continue;
-    for (auto axis : {&TapClass::rows, &TapClass::columns}) {
-      (of.*axis).taps = 0;
-      (of.*axis).start = (classes[0].*axis).start;
-      (of.*axis).step = (of.*axis).offset = 0;
-    }
-  }
-  return classes;
-}
 
 // ---- whether they can ---------------------------------------------------------------------------
 
@@ -164,18 +23,20 @@ bool accepts(const MapSpec& spec, const TapClass& of, std::string* why) {
   return true;
 }
 
-// What all passes need.
+// What all passes need. T: the element.
+template <class T>
 bool wgmma_basics(const ConvParams& v, std::string* why) {
   if (!channels_adjacent(v, why)) return false;
   if (v.padding_mode != PaddingMode::kZeros) return refuse(why, "needs padding of zeros");
   if (!v.aligned) return refuse(why, "needs tensors that begin at multiples of 16 bytes");
-  if (v.channels % 8 != 0 || v.outputs % 8 != 0) {
-    return refuse(why, "needs channels and outputs, of a group, in eights");
+  constexpr int kVector = 16 / sizeof(T);
+  if (v.channels % kVector != 0 || v.outputs % kVector != 0) {
+    return refuse(why, kVector == 8 ? "needs channels and outputs, of a group, in eights"
+                                    : "needs channels and outputs, of a group, in fours");
   }
   if (v.groups > 1 && (v.channels % 64 != 0 || v.outputs % 64 != 0)) {
     return refuse(why, "needs channels and outputs of a group in 64s");
   }
-  // A channel alone has no stride to be adjacent by.
   if (v.S > 1 && v.R > 1 && v.weight.h != v.S * v.weight.w) {
     return refuse(why, "needs taps that are evenly spaced in memory");
   }
@@ -190,53 +51,61 @@ bool wgmma_basics(const ConvParams& v, std::string* why) {
 
 ConvParams viewed(const ConvParams& v, Pass pass) { return folds(v, pass) ? folded(v) : v; }
 
+// The largest box of pixels and of weights that any tile has: the hardware's limits know no other.
+constexpr int kMostTilePixels = 256, kMostTileLanes = 256;
+
+template <class T>
 bool can_fprop(const ConvParams& params, std::string* why) {
-  if (!wgmma_basics(params, why)) return false;
+  if (!wgmma_basics<T>(params, why)) return false;
   const ConvParams v = viewed(params, Pass::kFprop);
+  constexpr DType kType = Named<T>::dtype;
   const TapClass all = fprop_class(v);
-  const int slice = slice_of(v.channels);
-  return accepts(pixel_map(input_of(v, DType::kFloat16, nullptr), all, slice, 256), all, why) &&
-         accepts(weight_map(v, DType::kFloat16, nullptr, slice, 64), all, why) &&
-         accepts(matrix_map({nullptr, DType::kFloat16, 1, v.K, 1, 1, {}}, 64, 64, 128), all, why);
+  const int slice = slice_of(v.channels, sizeof(T));
+  return accepts(pixel_map(input_of(v, kType, nullptr), all, slice, kMostTilePixels), all, why) &&
+         accepts(weight_map(weight_of(v, kType, nullptr), slice, kMostTileLanes), all, why);
 }
 
+template <class T>
 bool can_dgrad(const ConvParams& params, std::string* why) {
-  if (!wgmma_basics(params, why)) return false;
+  if (!wgmma_basics<T>(params, why)) return false;
   const ConvParams v = viewed(params, Pass::kDgrad);
+  constexpr DType kType = Named<T>::dtype;
   const std::vector<TapClass> classes = dgrad_classes(v);
   if (classes.size() > kMostClasses) return refuse(why, "needs a stride of at most 16 classes");
   if (classes[0].taps() == 0) return refuse(why, "needs a tap that reaches the image");
-  const int slice = slice_of(v.outputs);
+  const int slice = slice_of(v.outputs, sizeof(T));
   for (const TapClass& of : classes) {
     if (of.taps() == 0) continue;
-    if (!accepts(pixel_map(output_of(v, DType::kFloat16, nullptr), of, slice, 256), of, why)) {
+    if (!accepts(pixel_map(output_of(v, kType, nullptr), of, slice, kMostTilePixels), of, why)) {
       return false;
     }
   }
-  return accepts(weight_map(v, DType::kFloat16, nullptr, 64, slice), {}, why);
+  if constexpr (sizeof(T) == 4) {
+    return v.groups == 1 || refuse(why, "needs one group");
+  } else {
+    return accepts(weight_map(weight_of(v, kType, nullptr), 64, slice), {}, why);
+  }
 }
 
 bool can_wgrad(const ConvParams& params, std::string* why) {
-  if (!wgmma_basics(params, why)) return false;
+  if (!wgmma_basics<__half>(params, why)) return false;
   const ConvParams v = viewed(params, Pass::kWgrad);
-  const TapClass all = fprop_class(v);
-  TapClass each;  // an output's own pixels
-  each.rows = fprop_axis(v.P, 1, 1, 0, 1);
-  each.columns = fprop_axis(v.Q, 1, 1, 0, 1);
-  return accepts(
-             pixel_map(input_of(v, DType::kFloat16, nullptr), all, slice_of(v.channels), 64), all,
-             why) &&
-         accepts(pixel_map(output_of(v, DType::kFloat16, nullptr), each, 64, 64), each, why);
+  constexpr DType kType = DType::kFloat16;
+  const TapClass all = fprop_class(v), each = output_pixels(v);
+  const int chunk = slice_of(v.channels, 2);
+  return accepts(pixel_map(input_of(v, kType, nullptr), all, chunk, kStepPixels), all, why) &&
+         accepts(pixel_map(output_of(v, kType, nullptr), each, 64, kStepPixels), each, why);
 }
 
 // ---- what it costs ------------------------------------------------------------------------------
 
-// Cycles of a step: wgmma's, at 2048 products each; or those in which copies bring its operands, at
-// so many bytes (assumed: 6 TB/s over 132 multiprocessors at 1.75 GHz).
-constexpr double kProducts = 2048, kCopyBytes = 26, kEpilogueCycles = 1500;
+// Cycles of a step: wgmma's, at 4096 bytes of depth each (2048 products of 16-bit elements, half as
+// many of TF32); or those in which copies bring its operands, at so many bytes (assumed: 6 TB/s over
+// 132 multiprocessors at 1.75 GHz).
+constexpr double kProductBytes = 4096, kCopyBytes = 26, kEpilogueCycles = 1500;
 
 double step_cycles(int m, int n, double copied_rows) {
-  return std::max(m * n * kStepDepth / kProducts, copied_rows * kStepDepth * 2 / kCopyBytes);
+  return std::max(m * n * kStepBytes / kProductBytes, copied_rows * kStepBytes / kCopyBytes);
 }
 
 std::int64_t waves(std::int64_t tiles, std::int64_t at_once) { return ceil_div(tiles, at_once); }
@@ -251,7 +120,7 @@ struct DataWork {
   double steps = 0;  // of a tile, on average
 };
 
-DataWork data_work(const ConvParams& params, Pass pass, int pixels, int lanes) {
+DataWork data_work(const ConvParams& params, Pass pass, int pixels, int lanes, int element) {
   const ConvParams v = viewed(params, pass);
   const bool fprop = pass == Pass::kFprop;
   const int depth = fprop ? v.channels : v.outputs;
@@ -263,15 +132,15 @@ DataWork data_work(const ConvParams& params, Pass pass, int pixels, int lanes) {
   for (const TapClass& of : classes) {
     const std::int64_t tiles = ceil_div(v.N * of.in_image(), pixels) * lane_tiles;
     work.tiles += tiles;
-    steps += static_cast<double>(tiles) * steps_of(of.taps(), depth, slice_of(depth));
+    steps += static_cast<double>(tiles) * steps_of(of.taps(), depth, slice_of(depth, element), kStepBytes / element);
   }
   work.steps = steps / static_cast<double>(work.tiles);
   return work;
 }
 
-template <Pass Which, int Pixels, int Lanes>
+template <class T, Pass Which, int Pixels, int Lanes>
 double data_cost(const ConvParams& v, int multiprocessors) {
-  const DataWork work = data_work(v, Which, Pixels, Lanes);
+  const DataWork work = data_work(v, Which, Pixels, Lanes, sizeof(T));
   const int ctas = cluster_of(work.tiles, multiprocessors);
   const double tile = work.steps * step_cycles(Pixels, Lanes, Pixels + Lanes / ctas) +
                       kEpilogueCycles * Pixels * Lanes / (128 * 128);
@@ -280,17 +149,28 @@ double data_cost(const ConvParams& v, int multiprocessors) {
 
 // ---- forward and input gradient -----------------------------------------------------------------
 
+void run_transpose_weight(const ConvParams& v, const WeightTensor& from, void* to, void* stream) {
+  run_copy_layout(bytes_of(from.dtype), {from.taps, v.channels, 1, v.K}, from.data,
+                  {from.tap_stride, 1, v.K * from.row_stride, from.row_stride}, to,
+                  {v.K, from.taps * v.K, v.K, 1}, stream);
+}
+
 template <class T, Pass Which, class Tiling>
 struct WgmmaData {
+  static constexpr bool kFprop = Which == Pass::kFprop;
+  static constexpr bool kTransposes = !kFprop && sizeof(T) == 4;
+  static constexpr DType kType = Named<T>::dtype;
+
+  static std::int64_t workspace(const ConvParams& v) {
+    return kTransposes ? std::int64_t{sizeof(T)} * v.K * v.R * v.S * v.channels : 0;
+  }
+
   static void run(const ConvParams& params, const Operands& o, void* stream) {
     const ConvParams v = viewed(params, Which);
-    const DType dtype = Named<T>::dtype;
-    constexpr bool kFprop = Which == Pass::kFprop;
     const auto classes = kFprop ? std::vector<TapClass>{fprop_class(v)} : dgrad_classes(v);
-    const PixelTensor read =
-        kFprop ? input_of(v, dtype, o.input) : output_of(v, dtype, o.output);
+    const PixelTensor read = kFprop ? input_of(v, kType, o.input) : output_of(v, kType, o.output);
     const PixelTensor written =
-        kFprop ? output_of(v, dtype, o.result) : input_of(v, dtype, o.result);
+        kFprop ? output_of(v, kType, o.result) : input_of(v, kType, o.result);
 
     DataParams p;
     p.class_count = static_cast<int>(classes.size());
@@ -298,10 +178,11 @@ struct WgmmaData {
     p.groups = v.groups;
     p.depth = kFprop ? v.channels : v.outputs;
     p.lanes = kFprop ? v.outputs : v.channels;
-    p.slice = slice_of(p.depth);
+    p.slice = slice_of(p.depth, sizeof(T));
     p.tap_width = v.S;
     const int processors = multiprocessors();
-    p.ctas = cluster_of(data_work(params, Which, Tiling::kPixels, Tiling::kLanes).tiles, processors);
+    p.ctas = cluster_of(
+        data_work(params, Which, Tiling::kPixels, Tiling::kLanes, sizeof(T)).tiles, processors);
     const std::int64_t lane_tiles =
         static_cast<std::int64_t>(block_count(p.lanes, Tiling::kLanes)) * p.groups;
     p.items = 0;
@@ -315,18 +196,32 @@ struct WgmmaData {
       p.pixels_tiled = is_matrix(read, reads);  // with a stride, no class is
       p.pixels[i] = encode_map(pixel_map(read, reads, p.slice, Tiling::kPixels));
     }
-    p.weight = encode_map(kFprop ? weight_map(v, dtype, o.weight, p.slice, Tiling::kLanes / p.ctas)
-                                 : weight_map(v, dtype, o.weight, 64, p.slice / p.ctas));
+    p.weight = encode_map(weight_box(v, o, p, stream));
     p.result_strides = written.strides;
     p.result_tiled =
         classes.size() == 1 &&
         pixel_pitch(written.strides, written.images, written.rows, written.columns) != 0;
-    if (p.result_tiled) p.result = encode_map(matrix_map(written, 64, 64, 128));
+    if (p.result_tiled) {
+      p.result = encode_map(matrix_map(written, 128 / Tiling::kElement, 64, 128));
+    }
 
     const std::int64_t clusters = std::min<std::int64_t>(p.items, processors / p.ctas);
     launch_cluster<typename Tiling::Tile>(&wgmma_data<T, Tiling>, clusters * p.ctas, p.ctas, stream,
                                           p, static_cast<const T*>(kFprop ? o.bias : nullptr),
                                           static_cast<T*>(o.result));
+  }
+
+ private:
+  // Of which each CTA of a cluster copies its part.
+  static MapSpec weight_box(const ConvParams& v, const Operands& o, const DataParams& p,
+                            void* stream) {
+    const WeightTensor weight = weight_of(v, kType, o.weight);
+    if constexpr (kTransposes) {
+      run_transpose_weight(v, weight, o.workspace, stream);
+      return weight_map(transposed_weight(v, kType, o.workspace), p.slice, Tiling::kLanes / p.ctas);
+    }
+    return kFprop ? weight_map(weight, p.slice, Tiling::kLanes / p.ctas)
+                  : weight_map(weight, 64, p.slice / p.ctas);
   }
 };
 
@@ -343,12 +238,12 @@ struct WeightWork {
 WeightWork weight_work(const ConvParams& params, int m, int n) {
   const ConvParams v = viewed(params, Pass::kWgrad);
   WeightWork work;
-  work.chunk = slice_of(v.channels);
+  work.chunk = slice_of(v.channels, 2);
   work.chunks = block_count(v.channels, work.chunk);
   const std::int64_t columns = static_cast<std::int64_t>(v.R) * v.S * work.chunks * work.chunk;
   work.tiles = ceil_div(columns, n) * block_count(v.outputs, m) * v.groups;
   const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
-  const std::int64_t steps = ceil_div(pixels, kStepDepth);
+  const std::int64_t steps = ceil_div(pixels, kStepPixels);
   // Sums of more than 16384 products would err; fewer than 8 steps fill no pipeline.
   constexpr std::int64_t kMostSteps = 256, kFewestSteps = 8, kProcessors = 132;
   const std::int64_t fewest = ceil_div(steps, kMostSteps);
@@ -370,7 +265,7 @@ WeightWork weight_work(const ConvParams& params, int m, int n) {
     }
   }
   const Shares cut_steps = cut(steps, best);
-  work.shares = {cut_steps.count, cut_steps.size * kStepDepth};
+  work.shares = {cut_steps.count, cut_steps.size * kStepPixels};
   return work;
 }
 
@@ -378,7 +273,7 @@ template <int M, int N>
 double weight_cost(const ConvParams& v, int) {
   const WeightWork work = weight_work(v, M, N);
   return static_cast<double>(waves(work.tiles * work.shares.count, 132)) *
-         (static_cast<double>(work.shares.size) / kStepDepth * step_cycles(M, N, M + N) +
+         (static_cast<double>(work.shares.size) / kStepPixels * step_cycles(M, N, M + N) +
           kEpilogueCycles);
 }
 
@@ -395,9 +290,7 @@ struct WgmmaWeight {
     const WeightWork work = weight_work(params, Tile::kM, Tile::kN);
     const PixelTensor input = input_of(v, dtype, o.input);
     const PixelTensor grad = output_of(v, dtype, o.output);
-    TapClass each;
-    each.rows = fprop_axis(v.P, 1, 1, 0, 1);
-    each.columns = fprop_axis(v.Q, 1, 1, 0, 1);
+    const TapClass each = output_pixels(v);
 
     WeightParams p;
     p.taps = fprop_class(v);
@@ -413,9 +306,9 @@ struct WgmmaWeight {
     p.chunks = work.chunks;
     p.by_chunks = Divisor(work.chunks);
     p.grad_tiled = is_matrix(grad, each);
-    p.grad = encode_map(pixel_map(grad, each, 64, kStepDepth));
+    p.grad = encode_map(pixel_map(grad, each, 64, kStepPixels));
     p.input_tiled = is_matrix(input, p.taps);
-    p.input = encode_map(pixel_map(input, p.taps, p.chunk, kStepDepth));
+    p.input = encode_map(pixel_map(input, p.taps, p.chunk, kStepPixels));
     launch_tile<Tile>(&wgmma_weight<T, Tile>, std::min<std::int64_t>(p.items, multiprocessors()),
                       stream, p, static_cast<float*>(o.workspace));
     run_sum_splits(dtype, v, work.shares.count, o, stream);
@@ -426,17 +319,20 @@ struct WgmmaWeight {
 
 template <class T>
 Rung wgmma_rung(Pass pass, int m, int n) {
+  constexpr bool kTf32 = sizeof(T) == 4;
   Rung rung;
-  rung.name = std::string(pass_name(pass)) + "_wgmma_" + Named<T>::name + "_nhwc_" +
-              std::to_string(m) + "x" + std::to_string(n);
+  rung.algorithm = kTf32 ? "wgmma_tf32" : "wgmma";
+  rung.name = std::string(pass_name(pass)) + "_" + rung.algorithm + "_" + Named<T>::name +
+              "_nhwc_" + std::to_string(m) + "x" + std::to_string(n);
   rung.pass = pass;
-  rung.algorithm = "wgmma";
   rung.dtype = Named<T>::dtype;
   rung.tile_m = m;
   rung.tile_n = n;
-  rung.tile_k = kStepDepth;
+  rung.tile_k = kStepDepth<T>;
   rung.least_capability = rung.most_capability = 90;
+  rung.rounds_to_tf32 = kTf32;
   rung.channels_last = true;
+  rung.any_input = false;
   rung.only_forced = true;
   return rung;
 }
@@ -444,13 +340,15 @@ Rung wgmma_rung(Pass pass, int m, int n) {
 template <class T, Pass Which, int Pixels, int Lanes, int ConsumersPixels, int ConsumersLanes,
           bool Swap = false>
 void add_wgmma_data(std::vector<Rung>* rungs) {
-  using Tiling = DataTiling<T, Pixels, Lanes, ConsumersPixels, ConsumersLanes,
-                            Which == Pass::kFprop ? 0 : 1, Swap>;
+  constexpr int kWeightMajor = Which == Pass::kFprop || sizeof(T) == 4 ? 0 : 1;
+  using Tiling =
+      DataTiling<T, Pixels, Lanes, ConsumersPixels, ConsumersLanes, kWeightMajor, Swap>;
+  using Run = WgmmaData<T, Which, Tiling>;
   Rung rung = wgmma_rung<T>(Which, Pixels, Lanes);
-  rung.can = Which == Pass::kFprop ? &can_fprop : &can_dgrad;
-  rung.workspace_bytes = &no_workspace;
-  rung.cost = &data_cost<Which, Pixels, Lanes>;
-  rung.run = &WgmmaData<T, Which, Tiling>::run;
+  rung.can = Which == Pass::kFprop ? &can_fprop<T> : &can_dgrad<T>;
+  rung.workspace_bytes = &Run::workspace;
+  rung.cost = &data_cost<T, Which, Pixels, Lanes>;
+  rung.run = &Run::run;
   rungs->push_back(rung);
 }
 
@@ -465,15 +363,17 @@ void add_wgmma_weight(std::vector<Rung>* rungs) {
   rungs->push_back(rung);
 }
 
+// Pixels x lanes. Few lanes, as rows; few pixels, as of small batches.
 template <class T, Pass Which>
 void add_wgmma_data_tiles(std::vector<Rung>* rungs) {
   add_wgmma_data<T, Which, 128, 256, 2, 1>(rungs);
   add_wgmma_data<T, Which, 256, 128, 2, 1>(rungs);
   add_wgmma_data<T, Which, 128, 128, 2, 1>(rungs);
   add_wgmma_data<T, Which, 64, 128, 1, 2>(rungs);
-  add_wgmma_data<T, Which, 256, 64, 2, 1, true>(rungs);
+  if constexpr (sizeof(T) == 2) add_wgmma_data<T, Which, 256, 64, 2, 1, true>(rungs);
 }
 
+// Outputs x taps' channels.
 template <class T>
 void add_wgmma_weight_tiles(std::vector<Rung>* rungs) {
   add_wgmma_weight<T, 128, 256, 2, 1>(rungs);

@@ -28,40 +28,43 @@ namespace convext::cuda {
 // What a CTA may have on Hopper.
 inline constexpr int kHopperSharedBytes = 227 << 10;
 
-// One operand in a stage: where its matrices begin, 16 of the depth at a time.
+// One operand in a stage: where its matrices begin, 32 bytes of the depth at a time.
 struct MatrixWalk {
-  std::uint64_t descriptor = 0;  // of the consumer's part in a stage at address 0
-  unsigned step[kStepDepth / 16];  // bytes to each 16 of the depth
-  unsigned block = 0;              // bytes to the next 64 rows
+  static constexpr int kPieces = kStepBytes / 32;  // that wgmma multiplies at once
 
-  // The depth is adjacent: [kStepDepth / slice][rows][slice], of which the consumer has rows from
-  // `first` on.
+  std::uint64_t descriptor = 0;  // of the consumer's part in a stage at address 0
+  unsigned piece[kPieces];       // bytes to each piece of the depth
+  unsigned block = 0;            // bytes to the next 64 rows
+
+  // The depth is adjacent: [kStepBytes / slice][rows][slice], slice in bytes, of which the consumer
+  // has rows from `first` on.
   CONVEXT_DEVICE static MatrixWalk depth_adjacent(int at, int rows, int slice, int first) {
     MatrixWalk walk;
-    const int row = slice * 2;
-    walk.descriptor = matrix_descriptor(static_cast<unsigned>(at + first * row), 0, 8 * row, row);
+    walk.descriptor =
+        matrix_descriptor(static_cast<unsigned>(at + first * slice), 0, 8 * slice, slice);
 #pragma unroll
-    for (int k = 0; k < kStepDepth / 16; ++k) {
-      walk.step[k] = static_cast<unsigned>(k * 16 / slice * rows * row + k * 16 % slice * 2);
+    for (int i = 0; i < kPieces; ++i) {
+      walk.piece[i] = static_cast<unsigned>(i * 32 / slice * rows * slice + i * 32 % slice);
     }
-    walk.block = static_cast<unsigned>(64 * row);
+    walk.block = static_cast<unsigned>(64 * slice);
     return walk;
   }
 
-  // Rows (of b, columns) are adjacent, `width` of them: [rows / width][kStepDepth][width].
+  // Rows (of b, columns) are adjacent, `width` bytes of them, 16-bit elements:
+  // [all / width][kStepBytes / 2][width].
   CONVEXT_DEVICE static MatrixWalk rows_adjacent(int at, int width, int first) {
     MatrixWalk walk;
-    const int row = width * 2, chunk = kStepDepth * row;
-    walk.descriptor =
-        matrix_descriptor(static_cast<unsigned>(at + first / width * chunk), chunk, 8 * row, row);
+    const int chunk = kStepBytes / 2 * width;
+    walk.descriptor = matrix_descriptor(static_cast<unsigned>(at + first * 2 / width * chunk),
+                                        chunk, 8 * width, width);
 #pragma unroll
-    for (int k = 0; k < kStepDepth / 16; ++k) walk.step[k] = static_cast<unsigned>(k * 16 * row);
-    walk.block = static_cast<unsigned>(64 / width * chunk);
+    for (int i = 0; i < kPieces; ++i) walk.piece[i] = static_cast<unsigned>(i * 16 * width);
+    walk.block = static_cast<unsigned>(128 / width * chunk);
     return walk;
   }
 
-  CONVEXT_DEVICE std::uint64_t at(unsigned stage, int k, int block_number) const {
-    return descriptor + ((stage + step[k] + block * static_cast<unsigned>(block_number)) >> 4);
+  CONVEXT_DEVICE std::uint64_t at(unsigned stage, int i, int block_number) const {
+    return descriptor + ((stage + piece[i] + block * static_cast<unsigned>(block_number)) >> 4);
   }
 };
 
@@ -73,10 +76,10 @@ struct WgmmaTile {
   static constexpr int kConsumersN = ConsumersN;
   static constexpr int kThreads = 128 * (1 + kConsumers);
   static constexpr int kRows = M / ConsumersM, kColumns = N / ConsumersN, kBlocks = kRows / 64;
-  static constexpr int kABytes = M * kStepDepth * 2, kBBytes = N * kStepDepth * 2;
+  static constexpr int kABytes = M * kStepBytes, kBBytes = N * kStepBytes;
   static constexpr int kStageBytes = kABytes + kBBytes;
-  // Results on their way out: two blocks of 64 x 64 a consumer.
-  static constexpr int kBlockBytes = 64 * 64 * 2;
+  // Results on their way out: two blocks of 64 pixels x 128 bytes a consumer.
+  static constexpr int kBlockBytes = 64 * 128;
   static constexpr int kStoreBytes = Stores ? kConsumers * 2 * kBlockBytes : 0;
   static constexpr int kMostStages = 8;
   static constexpr int kFit = (kHopperSharedBytes - kStoreBytes - 16 * kMostStages) / kStageBytes;
@@ -160,7 +163,7 @@ struct WgmmaTile {
     const unsigned stage = smem_address(ring->here());
     wgmma_fence();
 #pragma unroll
-    for (int k = 0; k < kStepDepth / 16; ++k) {
+    for (int k = 0; k < MatrixWalk::kPieces; ++k) {
 #pragma unroll
       for (int i = 0; i < kBlocks; ++i) {
         wgmma<T, kColumns, AMajor, BMajor>(sums[i], a.at(stage, k, i), b.at(stage, k, 0),

@@ -18,6 +18,8 @@
 
 namespace convext::cuda {
 
+inline constexpr int kStepPixels = kStepDepth<__half>;
+
 struct WeightParams {
   TensorMap grad, input;
   TapClass taps;  // fprop's one
@@ -46,7 +48,7 @@ CONVEXT_DEVICE WeightTile weight_tile(const WeightParams& p, std::int64_t item) 
   tile.split = rest;
   tile.pixel0 = tile.split * p.share;
   const std::int64_t left = p.pixels - tile.pixel0;
-  tile.steps = static_cast<int>(((left < p.share ? left : p.share) + kStepDepth - 1) / kStepDepth);
+  tile.steps = static_cast<int>(ceil_div(left < p.share ? left : p.share, kStepPixels));
   return tile;
 }
 
@@ -66,7 +68,7 @@ CONVEXT_DEVICE void fill_weight_stages(const WeightParams& p, typename Tile::Rin
       unsigned char* const stage = ring.here();
       // Pixels beyond the last are zeros, in one operand at least those of the other do not matter.
       for (int row = 0; row < Tile::kM; row += 64) {
-        unsigned char* const to = stage + row * kStepDepth * 2;
+        unsigned char* const to = stage + row * kStepBytes;
         const int k = tile.group * p.outputs + tile.row0 + row;
         if (p.grad_tiled) {
           tma_load_2d(to, &p.grad, barrier, k, pixel);
@@ -77,7 +79,7 @@ CONVEXT_DEVICE void fill_weight_stages(const WeightParams& p, typename Tile::Rin
       SliceWalk walk{p.taps.rows.taps, s0,  p.channels, p.chunk,
                      r0,               static_cast<int>(first) % s0, c0};
       for (int column = 0; column < Tile::kN; column += p.chunk, walk.next()) {
-        unsigned char* const to = stage + Tile::kABytes + column * kStepDepth * 2;
+        unsigned char* const to = stage + Tile::kABytes + column * kStepBytes;
         const bool over = walk.over();
         const int c = over ? p.channels * p.groups : tile.group * p.channels + walk.c;
         if (p.input_tiled) {
@@ -91,8 +93,8 @@ CONVEXT_DEVICE void fill_weight_stages(const WeightParams& p, typename Tile::Rin
         }
       }
       ring.next();
-      pixel += kStepDepth;
-      advance(&at, kStepDepth, p.taps.rows.count, p.taps.columns.count);
+      pixel += kStepPixels;
+      advance(&at, kStepPixels, p.taps.rows.count, p.taps.columns.count);
     }
   }
 }
@@ -113,8 +115,8 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
     return;
   }
   take_registers<Tile::kConsumerRegisters>();
-  const auto a = MatrixWalk::rows_adjacent(0, 64, Tile::first_row());
-  const auto b = MatrixWalk::rows_adjacent(Tile::kABytes, p.chunk, Tile::first_column());
+  const auto a = MatrixWalk::rows_adjacent(0, 128, Tile::first_row());
+  const auto b = MatrixWalk::rows_adjacent(Tile::kABytes, p.chunk * 2, Tile::first_column());
   const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, lane = thread % 32;
   const int taps = p.taps.taps();
   for (std::int64_t item = blockIdx.x; item < p.items; item += gridDim.x) {

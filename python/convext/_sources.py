@@ -114,6 +114,10 @@ def _first(tile: str) -> dict[str, Places]:
     }
 
 
+_WGMMA_DATA: Places = (
+    ("cuda/wgmma_data.cuh", "wgmma_data"),
+    ("cuda/wgmma_tile.cuh", "multiply"),
+)
 _WINDOW = ("cuda/depthwise.cuh", "depthwise_window")  # of 3, 5 and 7 columns
 
 CUDA: dict[str, Places | dict[str, Places]] = {
@@ -121,6 +125,12 @@ CUDA: dict[str, Places | dict[str, Places]] = {
         pass_: (("cuda/naive.cuh", f"{pass_}_naive"),)
         for pass_ in ("fprop", "dgrad", "wgrad", "bgrad")
     },
+    "wgmma": {
+        "fprop": _WGMMA_DATA,
+        "dgrad": _WGMMA_DATA,
+        "wgrad": (("cuda/wgmma_weight.cuh", "wgmma_weight"), ("cuda/wgmma_tile.cuh", "multiply")),
+    },
+    "wgmma_tf32": _WGMMA_DATA,
     "simt": _gemm("simt_tile"),
     "mma": _gemm("mma_tile"),
     "mma_tf32": _gemm("mma_tile"),

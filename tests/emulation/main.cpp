@@ -293,7 +293,7 @@ int test_ladder(int problems, unsigned seed, const std::string& filter, int orde
     const std::string algorithm = rung.algorithm;
     Wanted wanted;
     wanted.tile = {rung.tile_m, rung.tile_n, rung.tile_k};
-    wanted.groups = algorithm == "wgmma"                           ? Groups::kOfEights
+    wanted.groups = algorithm.find("wgmma") == 0                   ? Groups::kOfEights
                     : algorithm == "depthwise"                     ? Groups::kOfOneChannel
                     : algorithm == "grouped"                       ? Groups::kOfFewChannels
                     : algorithm.find("first") != std::string::npos ? Groups::kOneOfFewChannels

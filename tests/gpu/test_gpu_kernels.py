@@ -34,13 +34,29 @@ PROBLEMS = [
     Problem(N=2, C=16, H=8, W=8, K=8, padding=(3, 3), padding_mode="circular", dilation=(2, 1)),
     Problem(N=40, C=16, H=28, W=28, K=24, padding=(1, 1)),
 ]
+
+# Of channels in eights, as the rungs of Hopper want them: every width of slices, tiles that end
+# within channels and pixels, clusters, folded columns, plain matrices, classes without taps.
+EIGHTS = [
+    Problem(N=3, C=96, H=13, W=11, K=136, padding=(1, 1), bias=True),
+    Problem(N=5, C=16, H=30, W=30, K=64, padding=(2, 1), dilation=(2, 1), bias=True),
+    Problem(N=9, C=64, H=56, W=56, K=256, R=1, S=1, bias=True),
+    Problem(N=33, C=64, H=28, W=28, K=64, padding=(1, 1), bias=True),
+    Problem(N=17, C=128, H=28, W=28, K=264, stride=(2, 2), padding=(1, 1)),
+    Problem(N=4, C=64, H=15, W=17, K=72, R=1, S=1, stride=(2, 2)),
+    Problem(N=6, C=40, H=16, W=18, K=80, R=2, S=2, stride=(2, 2)),
+    Problem(N=6, C=8, H=20, W=22, K=96, R=4, S=4, stride=(4, 4)),
+    Problem(N=2, C=24, H=23, W=29, K=32, R=5, S=3, stride=(3, 4), padding=(2, 0), dilation=(1, 3)),
+    Problem(N=3, C=128, H=14, W=14, K=256, groups=2, padding=(1, 1), bias=True),
+    Problem(N=64, C=512, H=7, W=7, K=512, padding=(1, 1)),
+]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 LAYOUTS = ["contiguous", "channels_last", "channels_last_sliced", "offset"]
 
 
 def rungs() -> list[dict[str, str | int]]:
     if not _C.cuda_loaded():
-        return [{"name": "none", "pass": "fprop", "dtype": "float32", "least_capability": 0}]
+        return [{"name": "none", "pass": "fprop", "dtype": "float32", "least_capability": 999}]
     return _C.cuda_kernels()
 
 
@@ -48,11 +64,12 @@ def rungs() -> list[dict[str, str | int]]:
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last_sliced"])
 def test_every_rung(rung: dict[str, str | int], layout: str) -> None:
     major, minor = torch.cuda.get_device_capability()
-    if 10 * major + minor < int(rung["least_capability"]):
-        pytest.skip(f"needs compute capability {rung['least_capability']}")
+    least, most = int(rung["least_capability"]), int(rung.get("most_capability", 0))
+    if 10 * major + minor < least or 0 < most < 10 * major + minor:
+        pytest.skip(f"needs compute capability {least}, {most or 'any newer one'} at most")
     direction = PASSES[str(rung["pass"])]
     ran = 0
-    for problem in PROBLEMS:
+    for problem in PROBLEMS + EIGHTS if rung["algorithm"] == "wgmma" else PROBLEMS:
         problem = problem.replace(
             device="cuda", dtype=getattr(torch, str(rung["dtype"])), layout=layout, values="integer"
         )
@@ -67,7 +84,29 @@ def test_every_rung(rung: dict[str, str | int], layout: str) -> None:
             continue
         assert _C.kernel_runs()[str(rung["name"])] > before
         ran += 1
-    assert ran >= 2
+    assert ran >= (8 if rung["algorithm"] == "wgmma" else 2)
+
+
+@pytest.mark.parametrize("number", range(len(EIGHTS)))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_hopper_adds_in_one_order(number: int, dtype: torch.dtype) -> None:
+    """All tiles of wgmma give the same bits, so that the choice among them, by the number of
+    pixels, keeps a sample's result apart from its batch."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("needs compute capability 9.0")
+    problem = EIGHTS[number].replace(device="cuda", dtype=dtype, layout="channels_last")
+    for direction, name in (("fprop", "output"), ("dgrad", "input_grad")):
+        results = []
+        for rung in rungs():
+            if (rung["algorithm"], rung["pass"], rung["dtype"]) == (
+                "wgmma",
+                direction,
+                str(dtype).removeprefix("torch."),
+            ):
+                with convext.force_plan(f"cuda:{direction}={rung['name']}"):
+                    results.append(problem.run()[name])
+        assert len(results) >= 5
+        assert all(torch.equal(each, results[0]) for each in results)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -255,7 +255,7 @@ def _kernels(dtypes: list[torch.dtype], device: str) -> list[Kernel]:
         return [
             kernel
             for kernel in _C.cuda_kernels()
-            if kernel["least_capability"] <= capability
+            if kernel["least_capability"] <= capability <= (kernel["most_capability"] or capability)
             and getattr(torch, kernel["dtype"]) in dtypes
         ]
     kernels = [k for k in _C.kernels() if k["runnable"] and getattr(torch, k["dtype"]) in dtypes]
