@@ -39,8 +39,7 @@ struct DataParams {
   int images, groups, depth, lanes;  // depth and lanes: channels of a group
   int slice;
   int tap_width;            // S: taps of the weight lie in rows of so many
-  bool pixels_tiled;        // the operand's pixels are rows of a plain matrix
-  bool result_tiled;        // so are the result's
+  bool result_tiled;        // the result's pixels are evenly spaced
   Strides result_strides;
 };
 
@@ -108,7 +107,7 @@ CONVEXT_DEVICE void fill_data_stages(const DataParams& p, typename Tiling::Tile:
         const int channel = over ? p.depth * p.groups : tile.group * p.depth + walk.c;
         unsigned char* const to_pixels =
             stage + Tiling::kPixelsAt + part * Tiling::kPixels * Tiling::kElement;
-        if (p.pixels_tiled) {
+        if (of.matrix) {
           tma_load_2d(to_pixels, pixels, barrier, channel, static_cast<int>(tile.pixel0));
         } else {
           tma_load_im2col(to_pixels, pixels, barrier, channel, w0, h0, at.n,

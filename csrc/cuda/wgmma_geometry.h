@@ -51,6 +51,7 @@ inline TapAxis dgrad_axis(const AxisClass& of, int tap_step, int output_step, in
 // Pixels of the result that are reached through the same taps.
 struct TapClass {
   TapAxis rows, columns;
+  bool matrix = false;  // the pixels that are read are all of their tensor's, evenly spaced
   std::int64_t first_item = 0;  // of the work, in the order in which it is done
 
   CONVEXT_HOST_DEVICE int taps() const { return rows.taps * columns.taps; }

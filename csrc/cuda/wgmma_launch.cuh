@@ -186,14 +186,13 @@ struct WgmmaData {
     const std::int64_t lane_tiles =
         static_cast<std::int64_t>(block_count(p.lanes, Tiling::kLanes)) * p.groups;
     p.items = 0;
-    p.pixels_tiled = false;
     for (std::size_t i = 0; i < classes.size(); ++i) {
       TapClass& of = p.classes[i];
       of = classes[i];
       of.first_item = p.items;
       p.items += ceil_div(p.images * of.in_image(), Tiling::kPixels * p.ctas) * lane_tiles;
       const TapClass& reads = classes[of.taps() > 0 ? i : 0];
-      p.pixels_tiled = is_matrix(read, reads);  // with a stride, no class is
+      of.matrix = is_matrix(read, reads);
       p.pixels[i] = encode_map(pixel_map(read, reads, p.slice, Tiling::kPixels));
     }
     p.weight = encode_map(weight_box(v, o, p, stream));
@@ -307,7 +306,7 @@ struct WgmmaWeight {
     p.by_chunks = Divisor(work.chunks);
     p.grad_tiled = is_matrix(grad, each);
     p.grad = encode_map(pixel_map(grad, each, 64, kStepPixels));
-    p.input_tiled = is_matrix(input, p.taps);
+    p.taps.matrix = is_matrix(input, p.taps);
     p.input = encode_map(pixel_map(input, p.taps, p.chunk, kStepPixels));
     launch_tile<Tile>(&wgmma_weight<T, Tile>, std::min<std::int64_t>(p.items, multiprocessors()),
                       stream, p, static_cast<float*>(o.workspace));

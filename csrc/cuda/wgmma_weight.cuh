@@ -28,7 +28,7 @@ struct WeightParams {
   int images, K, groups, outputs, channels;
   int chunk, chunks;  // channels of a chunk; chunks of a tap
   Divisor by_chunks;
-  bool grad_tiled, input_tiled;  // pixels are rows of a plain matrix
+  bool grad_tiled;  // its pixels are evenly spaced
 };
 
 struct WeightTile {
@@ -82,7 +82,7 @@ CONVEXT_DEVICE void fill_weight_stages(const WeightParams& p, typename Tile::Rin
         unsigned char* const to = stage + Tile::kABytes + column * kStepBytes;
         const bool over = walk.over();
         const int c = over ? p.channels * p.groups : tile.group * p.channels + walk.c;
-        if (p.input_tiled) {
+        if (p.taps.matrix) {
           tma_load_2d(to, &p.input, barrier, c, pixel);
         } else {
           tma_load_im2col(to, &p.input, barrier, c,

@@ -34,14 +34,15 @@ void in_orders(F&& f) {
   }
 }
 
-// Throws emu::Error unless it does so in each order, in words that hold `words`.
+// Throws emu::Error unless `f` does so in each order, in words that hold `words` or the other ones.
 template <class F>
-void expect_error(const char* words, F&& f) {
+void expect_error(const char* words, F&& f, const char* or_words = nullptr) {
   in_orders([&] {
     try {
       f();
     } catch (const emu::Error& error) {
       if (std::strstr(error.what(), words) != nullptr) return;
+      if (or_words != nullptr && std::strstr(error.what(), or_words) != nullptr) return;
       throw emu::Error(std::string("wanted '") + words + "', it said: " + error.what());
     }
     throw emu::Error(std::string("misuse went unnoticed: ") + words);
