@@ -29,7 +29,8 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "-DCONVEXT_WERROR=ON",
         ]
     )
-    run([tool("ninja"), "-C", str(build), "convext_emulation", "convext_emulation_checked"])
+    targets = ["convext_emulation", "convext_emulation_checked", "convext_emulation_instructions"]
+    run([tool("ninja"), "-C", str(build), *targets])
     return build
 
 
@@ -56,6 +57,14 @@ def test_every_access(programs: Path, record_property: Callable[[str, object], N
     assert "every access checked" in output
     assert pairs(output) >= 200
     record_property("told", f"CUDA kernels, emulated: {output.splitlines()[-1]}")
+
+
+@pytest.mark.timeout(600)
+def test_the_instructions_themselves(programs: Path) -> None:
+    output = run([str(programs / "convext_emulation_instructions")])
+    found = re.search(r"^(\d+) instruction tests passed, 0 failed$", output, re.M)
+    assert found, output
+    assert int(found[1]) >= 15
 
 
 def test_a_wrong_argument_is_an_error(programs: Path) -> None:

@@ -97,11 +97,9 @@ inline void warp_meet(const char* what, unsigned mask, Site site, Arg& arg, Exec
           site);  // keep to the order under test rather than let the last lane run on
 }
 
-// A fiber that polls runs again only after something else made progress; if for a phase of an
-// mbarrier, only once that is over.
-inline void poll(const char* what, Site site, const Mbarrier* barrier = nullptr, int parity = 0) {
-  block->cur->polled = barrier, block->cur->parity = parity;
-  wait_as(State::poll, what, site);
+// Whether a fiber in State::poll may go on.
+inline bool poll_is_over(const Block& b, const Fiber& f) {
+  return f.polled ? f.polled->phase() != f.parity : b.ctas[f.cta].registers >= f.registers_wanted;
 }
 
 inline std::string stuck(Block& b) {
@@ -119,8 +117,7 @@ inline std::string stuck(Block& b) {
   int same = 0;
   for (auto& f : b.fibers) same += f.state == wait->state;
   auto s = here(*wait) + format(": stuck at %s (%s:%d) with %d of %d threads there", wait->what,
-                                base_name(wait->site.file), wait->site.line, same,
-                                b.n * b.cluster);
+                                base_name(wait->site.file), wait->site.line, same, b.n * b.cluster);
   if (wait->state == State::poll && wait->polled)
     s += format(", which lacks %d arrivals and %d bytes", wait->polled->pending,
                 wait->polled->bytes());

@@ -51,7 +51,8 @@ Found find_mbarrier(size_t at, int cta, bool from_afar, const char* what, Site s
   if (b.ctas[cta].done == b.n)
     fail(at_line(what, site) + format(": CTA %d of the cluster has returned", cta));
   if (from_afar && b.fibers[phases.initialiser].init_fence <= phases.initialised)
-    fail(at_line(what, site) + ": the mbarrier's initialisation was not fenced (fence_mbarrier_init)");
+    fail(at_line(what, site) +
+         ": the mbarrier's initialisation was not fenced (fence_mbarrier_init)");
   shared_access(p, 8, false, site, what);  // uses do not race with each other
   return {state, &phases, index % most_agents};
 }
@@ -105,9 +106,11 @@ void wait_for(std::uint64_t* barrier, int parity, Site site) {
   Block& b = *block;
   if (parity != 0 && parity != 1) fail(at_line("mbarrier.try_wait", site) + ": parity is 0 or 1");
   const int own = b.cur->cta;
-  const Found found =
-      find_mbarrier(shared_address(barrier), own, false, "mbarrier.try_wait", site);
-  while (found.state->phase() == parity) poll("mbarrier_wait", site, found.state, parity);
+  const Found found = find_mbarrier(shared_address(barrier), own, false, "mbarrier.try_wait", site);
+  while (found.state->phase() == parity) {
+    b.cur->polled = found.state, b.cur->parity = parity;
+    wait_as(State::poll, "mbarrier_wait", site);
+  }
   // Others may have been initialised since.
   const int index = index_of(b, reinterpret_cast<char*>(barrier) - b.smem);
   join(b.known[b.cur->warp], b.mbarriers[index].released);
@@ -125,10 +128,13 @@ const MapSpec& spec_of(const TensorMap* map, int rank, bool im2col, const char* 
   check_map(map, what, site);
   const MapSpec& spec = map->spec;
   if (spec.rank != rank || spec.im2col != im2col)
-    fail(at_line(what, site) + format(": the map is of rank %d%s", spec.rank,
-                                      spec.im2col ? ", by pixels" : ""));
+    fail(at_line(what, site) +
+         format(": the map is of rank %d%s", spec.rank, spec.im2col ? ", by pixels" : ""));
   if (element_of(spec) != 2 && element_of(spec) != 4)
     fail(at_line(what, site) + ": elements of 2 or 4 bytes are emulated");
+  // Of narrower ones it is not documented where they lie.
+  if ((im2col ? spec.channels : spec.box[0]) * element_of(spec) != spec.swizzle)
+    fail(at_line(what, site) + ": rows as wide as the swizzle are emulated");
   return spec;
 }
 // Of a byte at that place.
@@ -141,8 +147,8 @@ void check_place(size_t at, size_t bytes, int swizzle, const char* what, Site si
     fail(at_line(what, site) +
          format(": shared byte %zu is not aligned to the swizzle's %zu bytes", at, period));
   if (at + bytes > block->used)
-    fail(at_line(what, site) + format(": shared bytes %zu to %zu of %zu", at, at + bytes - 1,
-                                      block->used));
+    fail(at_line(what, site) +
+         format(": shared bytes %zu to %zu of %zu", at, at + bytes - 1, block->used));
 }
 // Elements c[0] to c[0] + row - 1 of the row at the other coordinates; zeros outside.
 void read_row(const MapSpec& map, const std::int64_t* c, int row, char* out) {
@@ -177,7 +183,8 @@ void start_load(void* to, const MapSpec& map, std::uint64_t* barrier, std::vecto
     for (size_t i = from / 16; i < (from + shared->size()) / 16; ++i) {
       Chunk& c = b.chunks[i];
       const auto where = [&] {
-        return at_line(what, site) + format(" writes shared byte %zu of CTA %d", i * 16 % shared_step, cta);
+        return at_line(what, site) +
+               format(" writes shared byte %zu of CTA %d", i * 16 % shared_step, cta);
       };
       if (const char* objection = async_objection(b, f, epoch, c)) fail(where() + objection);
       for (size_t g = i * 8; c.used >= b.first_epoch && c.used >= c.landed && g < i * 8 + 8; ++g) {
@@ -232,9 +239,11 @@ void load_pixels(void* to, const TensorMap* map, std::uint64_t* barrier, int c, 
   const auto last = [&](int i) { return spec.size[i + 1] - 1 + spec.upper[i]; };
   for (int i = 0; i < 2; ++i)
     if (at[i] < spec.lower[i] || at[i] > last(i))
-      fail(at_line(what, site) + format(": the first pixel (%d, %d) lies outside of the box", w, h));
+      fail(at_line(what, site) +
+           format(": the first pixel (%d, %d) lies outside of the box", w, h));
   if (n < 0 || n >= spec.size[3])
-    fail(at_line(what, site) + format(": image %d of %lld", n, static_cast<long long>(spec.size[3])));
+    fail(at_line(what, site) +
+         format(": image %d of %lld", n, static_cast<long long>(spec.size[3])));
   const auto row = static_cast<size_t>(spec.channels * element_of(spec));
   std::vector<char> bytes(row * static_cast<size_t>(spec.pixels));
   for (int i = 0; i < spec.pixels; ++i) {

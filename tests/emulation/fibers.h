@@ -83,13 +83,14 @@ struct Fiber {
   int id = 0, cta = 0, warp = 0, lane = 0;  // of the cluster: its threads and warps are numbered on
   unsigned sync_epoch = 0;  // __syncwarp calls so far: they order the accesses of one warp
   int barrier = 0;          // where it waits, in State::barrier (barriers.h)
-  // What it waits for in State::poll, if that is a phase of an mbarrier.
+  // What it waits for in State::poll: that a phase of an mbarrier is over, or, without one, that its
+  // CTA has so many registers to give.
   const Mbarrier* polled = nullptr;
-  int parity = 0;
+  int parity = 0, registers_wanted = 0;
   Site site;
   const char* what = "";
   std::vector<Copy> copies;
-  int group = 0;              // cp.async groups committed so far
+  int group = 0;                               // cp.async groups committed so far
   std::vector<std::shared_ptr<Wgmma>> wgmmas;  // kept by lane 0 of the warp
   int wgmma_group = 0;
   size_t wgmma_count = 0;
@@ -108,7 +109,8 @@ struct Rendezvous {
 
 struct Shadow {                              // per two bytes of shared memory
   uint64_t write_epoch = 0, read_epoch = 0;  // the time of the last write and read by a thread
-  int writer = -1, reader = -1;  // thread; -2 - w: several lanes of warp w; reader -1: several warps
+  int writer = -1,
+      reader = -1;  // thread; -2 - w: several lanes of warp w; reader -1: several warps
   unsigned write_sync = 0, read_sync = 0;
   bool pending = false;  // a cp.async into it is in flight
 };
@@ -150,7 +152,7 @@ constexpr size_t stack_bytes =
 #else
     64 << 10;
 #endif
-constexpr size_t shared_body = 256 << 10;         // of a CTA
+constexpr size_t shared_body = 256 << 10;           // of a CTA
 constexpr size_t shared_step = shared_body + 4096;  // to the next CTA's, behind a guard page
 constexpr size_t most_ctas = 2;
 
@@ -174,10 +176,10 @@ struct Block {
   uint64_t first_epoch = 1;  // the start of this block
   using Clock = std::array<uint64_t, most_warps + most_agents>;
   std::array<Clock, most_warps> known{};
-  bool async_kernel = false;    // orders warps by more than __syncthreads: `known` and `reads` count
+  bool async_kernel = false;  // orders warps by more than __syncthreads: `known` and `reads` count
   std::vector<uint64_t> reads;  // [two bytes][warp], allocated when the first such kernel comes
   std::vector<uint64_t> wgmma_reads;  // [chunk][warp]
-  uint64_t progress = 0;        // counts everything that may let a polling fiber go on
+  uint64_t progress = 0;              // counts everything that may let a polling fiber go on
   std::string error;
   bool failed = false;
   bool quiet =

@@ -134,9 +134,10 @@ inline void named_barrier(int id, int threads, EMU_SITE) {
   emu::Block& b = *emu::block;
   const int cta = b.cur->cta;
   if (id < 1 || id > 15 || threads <= 0 || threads % 32 != 0 || threads > b.n)
-    emu::fail(emu::format("barrier %d of %d threads (%s:%d): there are barriers 1 to 15 for whole "
-                          "warps of the %d threads",
-                          id, threads, emu::base_name(site.file), site.line, b.n));
+    emu::fail(
+        emu::format("barrier %d of %d threads (%s:%d): there are barriers 1 to 15 for whole "
+                    "warps of the %d threads",
+                    id, threads, emu::base_name(site.file), site.line, b.n));
   auto& named = b.ctas[cta].named[id];
   if (named.arrived > 0 && named.expected != threads)
     emu::fail(emu::format("barrier %d (%s:%d) of %d threads, where others wait for %d", id,
@@ -184,6 +185,6 @@ template <class T, int N, int BMajor>
 void wgmma_registers(float (&d)[N / 2], const unsigned (&a)[4], std::uint64_t b_matrix,
                      bool accumulate, EMU_SITE) {
   static_assert((N == 64 || N == 128) && !std::is_same_v<T, float>);
-  emu::start_wgmma({emu::wgmma_type<T>(), N, 0, BMajor, true},
-                   {d, a, 0, b_matrix, accumulate}, site);
+  emu::start_wgmma({emu::wgmma_type<T>(), N, 0, BMajor, true}, {d, a, 0, b_matrix, accumulate},
+                   site);
 }

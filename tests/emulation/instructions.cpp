@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
           std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
       std::printf("%-44s %6.2f s  %s\n", test.name, seconds, failure.empty() ? "right" : "WRONG");
       if (!failure.empty()) std::printf("    %s\n", failure.c_str());
+      std::fflush(stdout);
       ++(failure.empty() ? passed : failed);
     }
   }

@@ -22,7 +22,7 @@ void fetch_box(const TensorMap map, Place at, int bytes, char* out) {
     mbarrier_init(barrier, 1);
     fence_mbarrier_init();
     mbarrier_arrive_expect(barrier, bytes);
-    const int(&c)[4] = at.c;
+    const int (&c)[4] = at.c;
     if (map.spec.im2col) {
       tma_load_im2col(smem, &map, barrier, c[0], c[1], c[2], c[3], at.offset[0], at.offset[1]);
     } else if (map.spec.rank == 3) {
@@ -83,8 +83,8 @@ void check_fetch(const MapSpec& spec, const Place& at, const std::vector<char>& 
     emu::launch(&fetch_box, dim3(1), dim3(32), expected.size(), encode_map(spec), at,
                 static_cast<int>(expected.size()), out.data());
     if (std::memcmp(out.data(), expected.data(), expected.size()) != 0) {
-      throw emu::Error(emu::format("the box at (%d, %d, %d, %d) is wrong", at.c[0], at.c[1],
-                                   at.c[2], at.c[3]));
+      throw emu::Error(
+          emu::format("the box at (%d, %d, %d, %d) is wrong", at.c[0], at.c[1], at.c[2], at.c[3]));
     }
   });
 }
@@ -99,7 +99,7 @@ void test_boxes() {
     const std::int64_t size[] = {pick(1, 80), pick(1, 9), pick(1, 5)};
     Tensor tensor(dtype, rank, size, swizzle);
     MapSpec& spec = tensor.spec;
-    spec.box[0] = 16 * pick(1, swizzle / 16) / element;
+    spec.box[0] = swizzle / element;
     for (int i = 1; i < rank; ++i) spec.box[i] = pick(1, i == 1 ? 12 : 4);
     const Place at{{pick(-70, 80), pick(-6, 9), pick(-2, 5), 0}, {0, 0}};
     std::vector<char> expected(
@@ -133,7 +133,7 @@ void test_im2col() {
       spec.upper[i] = std::max(spec.upper[i], 1 + spec.lower[i] - static_cast<int>(size[i + 1]));
       spec.step[i] = pick(1, 8);
     }
-    spec.channels = 16 * pick(1, swizzle / 16) / element;
+    spec.channels = swizzle / element;
     spec.pixels = pick(1, number % 5 == 0 ? 300 : 40);
     std::vector<Place> base;  // w, h, n
     for (int n = 0; n < size[3]; ++n) {
@@ -186,7 +186,7 @@ void test_stores() {
     const std::int64_t size[] = {pick(1, 80), pick(1, 20)};
     Tensor tensor(dtype, 2, size, swizzle);
     MapSpec& spec = tensor.spec;
-    spec.box[0] = 16 * pick(1, swizzle / 16) / element, spec.box[1] = pick(1, 20);
+    spec.box[0] = swizzle / element, spec.box[1] = pick(1, 20);
     const int c0 = pick(-40, 80), c1 = pick(-10, 20), bytes = spec.box[0] * spec.box[1] * element;
     const auto* begin = reinterpret_cast<const char*>(tensor.data.data());
     std::vector<char> expected(begin, begin + tensor.bytes_of_all());
@@ -258,8 +258,8 @@ void test_multicast() {
   for (int steps : {1, 3, 11}) {
     emu::Buffer<float> in(static_cast<std::size_t>(steps) * 16 * 32, "in"), out(4 * 512, "out");
     for (std::size_t i = 0; i < in.size(); ++i) in[i] = static_cast<float>(pick(-9, 9));
-    const TensorMap map = encode_map(
-        dense_map(in.data(), DType::kFloat32, {32, 16, steps}, {32, kRows, 1}, 128));
+    const TensorMap map =
+        encode_map(dense_map(in.data(), DType::kFloat32, {32, 16, steps}, {32, kRows, 1}, 128));
     in_orders([&] {
       emu::launch_cluster(&add_up, 2, dim3(2), dim3(160), kStages * 2 * kBoxBytes, map, steps,
                           out.data());
@@ -319,8 +319,8 @@ void test_registers() {
 }  // namespace
 
 std::vector<Test> copy_tests() {
-  return {{"loads of boxes", test_boxes},           {"loads by pixels", test_im2col},
-          {"stores of boxes", test_stores},         {"pipelines with multicast", test_multicast},
+  return {{"loads of boxes", test_boxes},          {"loads by pixels", test_im2col},
+          {"stores of boxes", test_stores},        {"pipelines with multicast", test_multicast},
           {"named barriers", test_named_barriers}, {"setmaxnreg", test_registers}};
 }
 

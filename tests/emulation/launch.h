@@ -10,7 +10,7 @@
 
 namespace emu {
 
-void land(const Flight& copy);           // copies_host.cpp
+void land(const Flight& copy);          // copies_host.cpp
 void check_warpgroups(const Block& b);  // wgmma_host.cpp
 
 inline void
@@ -29,8 +29,7 @@ inline void on_fault(int, siginfo_t* info, void* u) {
       s = format("access at byte %td of buffer %s (%td bytes): %s", c - r.lo, r.name, r.hi - r.lo,
                  c >= r.lo && c < r.hi ? "write to a read-only buffer" : "out of bounds");
   if (c >= block->smem_map && c < block->smem + most_ctas * shared_step)
-    s = format("access at shared byte %td: out of bounds",
-               c - block->smem_of(block->cur->cta));
+    s = format("access at shared byte %td: out of bounds", c - block->smem_of(block->cur->cta));
   if (c >= block->cur->stack - 4096 && c < block->cur->stack) s = "fiber stack overflow";
   block->error = s;
 #if defined(__x86_64__)
@@ -139,8 +138,7 @@ inline void run_block(uint64_t seed) {
     if (b.progress != polled) {  // let the pollers look again
       polled = b.progress;
       for (auto& f : b.fibers)
-        if (f.state == State::poll && !(f.polled && f.polled->phase() == f.parity))
-          f.state = State::ready, any = true;
+        if (f.state == State::poll && poll_is_over(b, f)) f.state = State::ready, any = true;
     }
     if (!b.flying.empty() && (!any || (config.order == Order::random && b.rng() % 4 == 0))) {
       const size_t last = b.flying.size() - 1;
@@ -176,7 +174,8 @@ inline Stats stats;
 inline void* static_shared(const char* file, int line, size_t bytes, size_t align) {
   Block& b = *block;
   for (auto& s : b.statics)
-    if (s.line == line && s.bytes == bytes && !std::strcmp(s.file, file)) return b.smem_of(b.cur->cta) + s.at;
+    if (s.line == line && s.bytes == bytes && !std::strcmp(s.file, file))
+      return b.smem_of(b.cur->cta) + s.at;
   align = std::max<size_t>(align, 16);
   size_t at = (b.used + 64 + align - 1) / align * align;
   if (at + bytes > config.shared_limit)

@@ -36,7 +36,8 @@ inline bool ordered_after_copy(const Block& b, const Fiber& f, const Chunk& c) {
 inline const char* async_objection(const Block& b, const Fiber& f, uint64_t epoch, const Chunk& c) {
   if (c.pending) return " while a copy into it is in flight (missing wait?)";
   if (c.reading > 0) return " while a store that reads it is in flight (missing wait?)";
-  if (!ordered_after_copy(b, f, c)) return ", a race with a copy into it, whose barrier it did not wait for";
+  if (!ordered_after_copy(b, f, c))
+    return ", a race with a copy into it, whose barrier it did not wait for";
   const uint64_t first = std::max(epoch, b.first_epoch);
   const uint64_t* r = &b.wgmma_reads[(&c - b.chunks.data()) * most_warps];
   for (uint32_t left = c.warps; left != 0; left &= left - 1) {

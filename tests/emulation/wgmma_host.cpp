@@ -22,8 +22,7 @@ struct Sums {
   void for_each(F&& f) {
     for (int l = 0; l < 32; ++l)
       for (int e = 0; e < columns / 2; ++e)
-        f(lanes[l][e],
-          value[(l / 4 + e / 2 % 2 * 8) * columns + e / 4 * 8 + l % 4 * 2 + e % 2]);
+        f(lanes[l][e], value[(l / 4 + e / 2 % 2 * 8) * columns + e / 4 * 8 + l % 4 * 2 + e % 2]);
   }
 };
 
@@ -172,8 +171,7 @@ void multiply(const float* __restrict a, const float* __restrict b, float* __res
     for (int k = 0; k < depth; k += 4) {
       const float a0 = a[k * 16 + i], a1 = a[(k + 1) * 16 + i], a2 = a[(k + 2) * 16 + i],
                   a3 = a[(k + 3) * 16 + i];
-      const float *__restrict b0 = b + k * N, *__restrict b1 = b0 + N, *__restrict b2 = b1 + N,
-                                                 *__restrict b3 = b2 + N;
+      const float* __restrict b0 = b + k * N, * __restrict b1 = b0 + N, * __restrict b2 = b1 + N, * __restrict b3 = b2 + N;
       for (int j = 0; j < N; ++j) row[j] += a0 * b0[j] + a1 * b1[j] + a2 * b2[j] + a3 * b3[j];
     }
   }
@@ -193,8 +191,8 @@ void run(const Wgmma& w, Fiber& leader) {
         a[k * 16 + row] = kind.type == WgmmaKind::bfloat16 ? from_bf16(half) : from_f16(half);
       }
   } else {
-    read_matrix(Matrix(shared.a_matrix), kind.a_major, kind.type, row0, 16, leader, w.site,
-                false, a);
+    read_matrix(Matrix(shared.a_matrix), kind.a_major, kind.type, row0, 16, leader, w.site, false,
+                a);
   }
   // What another warp has read serves this one, as long as copies alone write there: plain stores
   // go unseen in programs that are not instrumented.
@@ -240,8 +238,8 @@ std::string at_line(const char* what, Site site) {
 // ---- what a warpgroup does in common ------------------------------------------------------------
 
 // The warpgroup's wgmma of that number: of the first warp to come there, or compared with it.
-std::shared_ptr<Shared> enter_log(Fiber& leader, const WgmmaKind& kind, const WgmmaArgument& argument,
-                                  Site site) {
+std::shared_ptr<Shared> enter_log(Fiber& leader, const WgmmaKind& kind,
+                                  const WgmmaArgument& argument, Site site) {
   Block& b = *block;
   if (b.n % 128 != 0) fail(at_line("wgmma", site) + ": the CTA is not of whole warpgroups");
   auto& log = b.wgmma_log[leader.warp / 4];
@@ -266,9 +264,11 @@ void check_warpgroups(const Block& b) {
   for (size_t i = 0; b.n % 128 == 0 && i + 3 < b.registers.size(); i += 4) {
     for (size_t w = i + 1; w < i + 4; ++w) {
       if (b.fibers[w * 32].wgmma_count != b.fibers[i * 32].wgmma_count)
-        throw Error(format("warps %zu and %zu of a warpgroup differ in how often they call wgmma", i, w));
+        throw Error(
+            format("warps %zu and %zu of a warpgroup differ in how often they call wgmma", i, w));
       if (b.registers[w] != b.registers[i])
-        throw Error(format("setmaxnreg: warps %zu and %zu of a warpgroup differ in registers", i, w));
+        throw Error(
+            format("setmaxnreg: warps %zu and %zu of a warpgroup differ in registers", i, w));
     }
   }
 }
@@ -288,8 +288,7 @@ void start_wgmma(const WgmmaKind& kind, WgmmaArgument argument, Site site) {
     auto w = std::make_shared<Wgmma>();
     w->shared = enter_log(leader, kind, argument, site);
     w->accumulate = argument.accumulate, w->group = leader.wgmma_group, w->site = site;
-    for (int l = 0; kind.a_in_registers && l < 32; ++l)
-      std::copy_n(all[l]->a, 4, w->a[l].begin());
+    for (int l = 0; kind.a_in_registers && l < 32; ++l) std::copy_n(all[l]->a, 4, w->a[l].begin());
     for (const auto& other : leader.wgmmas) {
       if (other->sums->lanes[0] != all[0]->d) continue;
       if (other->sums->columns != kind.columns)
@@ -312,11 +311,13 @@ void start_wgmma(const WgmmaKind& kind, WgmmaArgument argument, Site site) {
 
 void fence_wgmma(Site site) {
   int none = 0;
-  warp_meet("wgmma.fence", ~0u, site, none, [](int**, Fiber* lanes) { lanes[0].wgmma_fenced = true; });
+  warp_meet("wgmma.fence", ~0u, site, none,
+            [](int**, Fiber* lanes) { lanes[0].wgmma_fenced = true; });
 }
 void commit_wgmma(Site site) {
   int none = 0;
-  warp_meet("wgmma.commit_group", ~0u, site, none, [](int**, Fiber* lanes) { ++lanes[0].wgmma_group; });
+  warp_meet("wgmma.commit_group", ~0u, site, none,
+            [](int**, Fiber* lanes) { ++lanes[0].wgmma_group; });
 }
 void wait_for_wgmma(int keep, Site site) {
   int none = 0;
@@ -342,12 +343,16 @@ void change_registers(int registers, bool give, Site site) {
       if (give ? registers > mine : registers < mine)
         fail(at_line(what, site) + format(": %d registers, the warp has %d", registers, mine));
       const int more = (registers - mine) * 32;
-      if (more > free) return;
+      if (more > free) {
+        for (int l = 0; l < 32; ++l) lanes[l].registers_wanted = more;
+        return;
+      }
       free -= more, mine = registers;
       for (int l = 0; l < 32; ++l) all[l]->done = true;
     });
     if (argument.done) return;
-    poll(what, site);
+    block->cur->polled = nullptr;
+    wait_as(State::poll, what, site);
   }
 }
 
