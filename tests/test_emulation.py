@@ -13,6 +13,14 @@ import pytest
 from test_native import ROOT, run, tool
 
 
+PROGRAMS = (
+    "convext_emulation",
+    "convext_emulation_checked",
+    "convext_emulation_instructions",
+    "convext_emulation_instructions_checked",
+)
+
+
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     build = tmp_path_factory.mktemp("emulation")
@@ -29,8 +37,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "-DCONVEXT_WERROR=ON",
         ]
     )
-    targets = ["convext_emulation", "convext_emulation_checked", "convext_emulation_instructions"]
-    run([tool("ninja"), "-C", str(build), *targets])
+    run([tool("ninja"), "-C", str(build), *PROGRAMS])
     return build
 
 
@@ -60,8 +67,9 @@ def test_every_access(programs: Path, record_property: Callable[[str, object], N
 
 
 @pytest.mark.timeout(600)
-def test_the_instructions_themselves(programs: Path) -> None:
-    output = run([str(programs / "convext_emulation_instructions")])
+@pytest.mark.parametrize("program", PROGRAMS[2:])
+def test_the_instructions_themselves(programs: Path, program: str) -> None:
+    output = run([str(programs / program)])
     found = re.search(r"^(\d+) instruction tests passed, 0 failed$", output, re.M)
     assert found, output
     assert int(found[1]) >= 15

@@ -193,6 +193,9 @@ void start_load(void* to, const MapSpec& map, std::uint64_t* barrier, std::vecto
         if (s.write_epoch >= b.first_epoch && s.write_epoch >= c.landed &&
             !ordered(b, f, epoch, s.write_epoch, s.writer, s.write_sync))
           fail(where() + ", a race with the write by " + who(b, s.writer));
+        if (s.write_epoch >= b.first_epoch && s.write_epoch >= c.landed &&
+            b.fibers[s.writer].proxy_fence <= s.write_epoch)
+          fail(where() + " over what " + who(b, s.writer) + " wrote without fence_proxy_async");
         if (s.read_epoch >= b.first_epoch && s.read_epoch >= c.landed &&
             !ordered_after_reads(b, f, epoch, s))
           fail(where() + ", a race with the read by " + who(b, s.reader));

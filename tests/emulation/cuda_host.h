@@ -6,8 +6,9 @@
 // check_hooks.cpp in place of libtsan, every load and store of the kernel is checked too, whatever
 // the order: races, reads of what was never written, bounds.
 //
-// Asynchronous copies arrive as late as they may. It says nothing about speed, registers, bank
-// conflicts or the hardware's rounding.
+// The blocks of a cluster run together, as if they were one. Asynchronous copies arrive, and products
+// are formed, as late as they may. It says nothing about speed, registers, bank conflicts or the
+// hardware's rounding.
 #pragma once
 
 #include "device.h"

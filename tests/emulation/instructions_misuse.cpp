@@ -20,7 +20,8 @@ enum class Fault {
   kOverwrittenBarrier,
   kMisaligned,
   kPastTheEnd,
-  kLeavesEarly,  // returns while the copy is on its way
+  kOverUnfenced,  // copies over what a thread wrote without fence_proxy_async
+  kLeavesEarly,   // returns while the copy is on its way
   kWrongRank,
   kNoMap,
 };
@@ -28,6 +29,11 @@ enum class Fault {
 void load_tile(const TensorMap map, Fault fault) {
   SHARED_DYNAMIC(smem);
   SHARED_ARRAY(std::uint64_t, barrier, [1]);
+  if (fault == Fault::kOverUnfenced) {
+    const unsigned r[4] = {};
+    if (threadIdx.x < 32) stmatrix_x4(smem + threadIdx.x * 128, r);
+    __syncthreads();
+  }
   if (threadIdx.x == 0) {
     if (fault != Fault::kNoInit) mbarrier_init(barrier, 1);
     if (fault != Fault::kNoInitFence) fence_mbarrier_init();
@@ -68,8 +74,8 @@ void run_load(Fault fault) { emu::launch(&load_tile, dim3(1), dim3(64), kTile, t
 
 void test_loads() {
   in_orders([] { run_load(Fault::kNone); });
-  const auto reports = [](const char* words, Fault fault) {
-    expect_error(words, [=] { run_load(fault); });
+  const auto reports = [](const char* words, Fault fault, const char* or_words = nullptr) {
+    expect_error(words, [=] { run_load(fault); }, or_words);
   };
   reports("copy into it", Fault::kNoWait);
   reports("stuck at mbarrier_wait", Fault::kTooManyBytes);
@@ -77,9 +83,10 @@ void test_loads() {
   reports("more arrivals than the phase expects", Fault::kTooManyArrivals);
   reports("never initialised", Fault::kNoInit);
   reports("was not fenced", Fault::kNoInitFence);
-  reports("overwritten", Fault::kOverwrittenBarrier);
+  reports("overwritten", Fault::kOverwrittenBarrier, "a race with the read");
   reports("not aligned to the swizzle's 1024 bytes", Fault::kMisaligned);
   reports("shared bytes 1024 to 9215", Fault::kPastTheEnd);
+  reports("without fence_proxy_async", Fault::kOverUnfenced);
   reports("in flight", Fault::kLeavesEarly);
   reports("the map is of rank 2", Fault::kWrongRank);
   reports("not to an encoded map", Fault::kNoMap);
@@ -192,16 +199,29 @@ void test_misused_products() {
 
 // ---- stores -------------------------------------------------------------------------------------
 
-enum class Storing { kRight, kNoProxyFence, kNoBarrier, kReusedEarly, kNoWait, kNoCommit };
+enum class Storing {
+  kRight,
+  kNoProxyFence,
+  kPlainUnfenced,  // the same of plain stores
+  kNoBarrier,
+  kReusedEarly,
+  kNoWait,
+  kNoCommit,
+};
 
 void store_tile(const TensorMap map, Storing fault) {
   SHARED_DYNAMIC(smem);
   const unsigned r[4] = {};
   for (int step = 0; step < 2; ++step) {
     for (int i = 0; i < 8; ++i) {
-      stmatrix_x4(smem + threadIdx.x * 128 + i * 16, r);
+      unsigned char* const to = smem + threadIdx.x * 128 + i * 16;
+      if (fault == Storing::kPlainUnfenced) {
+        *reinterpret_cast<uint4*>(to) = make_uint4(0, 0, 0, 0);
+      } else {
+        stmatrix_x4(to, r);
+      }
     }
-    if (fault != Storing::kNoProxyFence) fence_proxy_async();
+    if (fault != Storing::kNoProxyFence && fault != Storing::kPlainUnfenced) fence_proxy_async();
     if (fault != Storing::kNoBarrier) __syncthreads();
     if (threadIdx.x == 0) {
       tma_store_2d(&map, smem, 0, 0);
@@ -224,6 +244,9 @@ void test_misused_stores() {
   };
   in_orders([&] { run(Storing::kRight); });
   expect_error("without fence_proxy_async", [&] { run(Storing::kNoProxyFence); });
+  if (emu::instrumented) {
+    expect_error("without fence_proxy_async", [&] { run(Storing::kPlainUnfenced); });
+  }
   expect_error("never written", [&] { run(Storing::kNoBarrier); }, "a race with the write");
   expect_error("a store that reads it is in flight", [&] { run(Storing::kReusedEarly); });
   expect_error("still reads shared memory", [&] { run(Storing::kNoWait); });
@@ -237,7 +260,8 @@ enum class Pair {
   kLeavesEarly,      // a CTA into which the other copies
   kArrivesLate,      // at a barrier of a CTA that has returned
   kOwnReleaseAlone,  // overwrites the peer's stage when only its own warps have read theirs
-  kPeersMemory,
+  kPeersMemory,      // a plain store
+  kPeersAddress,
   kPeersBarrier,
 };
 
@@ -253,10 +277,10 @@ void copy_to_both(const TensorMap map, Pair fault) {
     fence_mbarrier_init();
   }
   cluster_sync();
-  if (fault == Pair::kPeersMemory) {
-    emu::on_access(smem + (cta == 0 ? 1 : -1) * static_cast<std::ptrdiff_t>(emu::shared_step), 4,
-                   true);
-  }
+  unsigned char* const peers =
+      smem + (cta == 0 ? 1 : -1) * static_cast<std::ptrdiff_t>(emu::shared_step);
+  if (fault == Pair::kPeersMemory) peers[threadIdx.x] = 1;
+  if (fault == Pair::kPeersAddress) tma_load_3d(peers, &map, full, 0, 0, 0);
   if (fault == Pair::kPeersBarrier) mbarrier_arrive_at(empty, 2);
   for (int step = 0; step < 2; ++step) {
     if (threadIdx.x == 0) {
@@ -291,7 +315,8 @@ void test_misused_clusters() {
   expect_error("returned", [&] { run(Pair::kLeavesEarly); });
   expect_error("returned", [&] { run(Pair::kArrivesLate); });
   expect_error("a race with", [&] { run(Pair::kOwnReleaseAlone); }, "copy into it");
-  expect_error("another CTA", [&] { run(Pair::kPeersMemory); });
+  if (emu::instrumented) expect_error("another CTA", [&] { run(Pair::kPeersMemory); });
+  expect_error("another CTA", [&] { run(Pair::kPeersAddress); });
   expect_error("the cluster has no CTA 2", [&] { run(Pair::kPeersBarrier); });
 }
 

@@ -1,1 +1,0 @@
-// Takes check_hooks.cpp's place where kernels are not instrumented: an executable wants a source.
