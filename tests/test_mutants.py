@@ -26,6 +26,7 @@ KERNELS = ROOT / "csrc" / "cuda"
 # A rung of each kind, for the build is to be quick.
 RUNGS = """\
 #include "cuda/launchers.cuh"
+#include "cuda/wgmma_launch.cuh"
 
 namespace convext::cuda {
 
@@ -33,6 +34,9 @@ const std::vector<Rung>& ladder() {
   static const std::vector<Rung> some = [] {
     std::vector<Rung> rungs;
     add_gemm<__half, MmaF16Small>("mma", 75, false, &rungs);
+    add_wgmma_data<__half, Pass::kFprop, 128, 128, 2, 1>(&rungs);
+    add_wgmma_data<__half, Pass::kDgrad, 64, 128, 1, 2>(&rungs);
+    add_wgmma_weight<__half, 64, 384, 1, 2>(&rungs);
 #ifndef __SANITIZE_THREAD__  // of the checked build, bugs are found in the former only
     add_naive<float>(&rungs);
     add_gemm<float, SimtF32Small>("simt", 75, false, &rungs);
@@ -41,6 +45,9 @@ const std::vector<Rung>& ladder() {
     add_first_layer<float, SimtF32Small>("simt_first", 75, false, &rungs);
     add_grouped<float>(&rungs);
     add_depthwise<float>(&rungs);
+    add_wgmma_data<__half, Pass::kFprop, 256, 64, 2, 1, true>(&rungs);
+    add_wgmma_data<float, Pass::kDgrad, 64, 128, 1, 2>(&rungs);
+    add_wgmma_weight<__half, 128, 128, 2, 1>(&rungs);
 #endif
     return rungs;
   }();
@@ -76,6 +83,12 @@ F64 = "mma_f64"
 FIRST = "simt_first"
 GROUPED = "grouped_f32"
 DEPTHWISE = "depthwise_f32"
+WGMMA = "wgmma"
+WGMMA_FPROP = "fprop_wgmma_f16"
+WGMMA_SWAPPED = "fprop_wgmma_f16_nhwc_256x64"
+WGMMA_DGRAD = "dgrad_wgmma_f16"
+WGMMA_TF32 = "wgmma_tf32"
+WGMMA_WGRAD = "wgrad_wgmma_f16"
 BGRAD = "bgrad_rowsum"
 COPIES = "copy_layout"
 COMPLEX = "complex_weights"
@@ -229,6 +242,93 @@ MUTANTS = [
     Mutant("depthwise.cuh", "«Flip ? -kChannels : kChannels»", "kChannels", DEPTHWISE),
     Mutant("depthwise.cuh", "«static_cast<std::int64_t>(rest) * turns» + turn", "rest", DEPTHWISE),
     Mutant("depthwise.cuh", "«if (i >= outputs) break;»", "", DEPTHWISE),
+    # ---- Hopper: pixels, taps and channels
+    Mutant("wgmma_geometry.h", "axis.start = «-pad»;", "0", WGMMA_FPROP),
+    Mutant("wgmma_geometry.h", "axis.offset_step = «dilation»;", "1", WGMMA_FPROP),
+    Mutant("wgmma_geometry.h", "? «(of.taps - 1) * output_step» : 0", "0", WGMMA_DGRAD),
+    Mutant("wgmma_geometry.h", "? «of.first_output - axis.offset» :", "0", WGMMA_DGRAD),
+    Mutant("wgmma_geometry.h", "axis.first_tap = «of.first_tap»;", "0", WGMMA_DGRAD),
+    Mutant("wgmma_geometry.h", "c += slice;\n    if («c < channels») return;", "c <= channels", WGMMA),
+    Mutant("wgmma_geometry.h", "return slices == 0 ? «1» :", "0", WGMMA_DGRAD),
+    Mutant("wgmma_geometry.h", "(pass != Pass::kDgrad || «v.Q * v.S == v.W»)", "true", WGMMA_DGRAD),
+    Mutant("wgmma_geometry.h", "v.input.w = v.W > 1 ? «v.C» : 0;", "v.C / columns", WGMMA_FPROP),
+    Mutant("wgmma_geometry.h", "h > 1 && «s.h != w * pitch»", "false", WGMMA),
+    Mutant("wgmma_geometry.h", "v.pad_left == 0 &&\n                     «v.Q * v.S <= v.W»", "true", WGMMA),
+    Mutant("wgmma_maps.h", "«(axis.count - 1) * axis.step»", "axis.count * axis.step", WGMMA_FPROP),
+    Mutant("wgmma_maps.h", "return «whole(of.rows, t.rows)» &&", "true", WGMMA),
+    Mutant("wgmma_maps.h", "v.channels, v.K, «taps * v.K»", "v.K", WGMMA_TF32),
+    Mutant("tensor_map.cpp", "«spec.stride[i] % 16 != 0» ||", "false", WGMMA),
+    # ---- Hopper: the main loop
+    Mutant("matrix_descriptor.h", "«(leading >> 4 & 0x3fff)» << 16", "0", WGMMA_WGRAD),
+    Mutant("matrix_descriptor.h", "swizzle == 64 ? «2» : 3", "1", WGMMA),
+    Mutant("wgmma_tile.cuh", "at + «first * slice»)", "0", WGMMA_FPROP),
+    Mutant("wgmma_tile.cuh", "«i * 32 / slice * rows * slice» +", "0", WGMMA_FPROP),
+    Mutant("wgmma_tile.cuh", "«i * 16 * width»", "i * 32", WGMMA_WGRAD),
+    Mutant("wgmma_tile.cuh", "«128 / width * chunk»", "0", WGMMA_WGRAD),
+    Mutant("wgmma_tile.cuh", "«4 * kConsumers * ctas»", "4 * kConsumers", WGMMA_FPROP),
+    Mutant("wgmma_tile.cuh", "if («++stage < kStages») return;", "++stage <= kStages", WGMMA_FPROP),
+    Mutant("wgmma_tile.cuh", "«parity ^= 1;»", "", WGMMA_FPROP),
+    Mutant("wgmma_tile.cuh", "«mbarrier_wait(&empty[stage], parity ^ 1);»", "", WGMMA_FPROP),
+    Mutant("wgmma_tile.cuh", "expect(&full[stage], «kStageBytes»);", "kABytes", WGMMA_FPROP),
+    Mutant("wgmma_tile.cuh", "for (int cta = «0»; cta < ctas", "1", WGMMA_FPROP),
+    Mutant(
+        "wgmma_tile.cuh", "«mbarrier_wait(&ring->full[ring->stage], ring->parity);»", "", WGMMA_FPROP
+    ),
+    Mutant("wgmma_tile.cuh", "«wgmma_fence();»", "", WGMMA_FPROP),
+    Mutant("wgmma_tile.cuh", "«wgmma_wait<1>();»", "", WGMMA_WGRAD),
+    Mutant("wgmma_tile.cuh", "«wgmma_wait<0>();»", "", WGMMA_FPROP),
+    Mutant("wgmma_tile.cuh", "ring->release(«before», ctas);", "ring->stage", WGMMA_WGRAD),
+    Mutant("wgmma_tile.cuh", "«add || k > 0»", "add", WGMMA_FPROP),
+    Mutant("wgmma_tile.cuh", "start_step(ring, a, b, «false», sums);", "true", WGMMA_FPROP),
+    # ---- Hopper: forward and input gradient
+    Mutant("wgmma_data.cuh", "«if (!tile.in) tile.pixel0 -= tile_pixels;»", "", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "item >= «p.classes[tile.of_class + 1].first_item»", "item + 1", WGMMA_DGRAD),
+    Mutant("wgmma_data.cuh", "const int channel = over ? «p.depth * p.groups» :", "0", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "(part * Tiling::kLanes + «cta * rows * p.slice») *", "0", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "tile.lane0 + «cta * rows»;", "0", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "(part + «cta * depths») * 128;", "0", WGMMA_DGRAD),
+    Mutant("wgmma_data.cuh", "over ? 0 : «cta * depths»", "0", WGMMA_DGRAD),
+    Mutant("wgmma_data.cuh", "of.rows.offset + «r * of.rows.offset_step»", "0", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "«r * of.rows.tap_step») * p.tap_width", "r", WGMMA_DGRAD),
+    Mutant("wgmma_data.cuh", "«lane0 >= p.lanes» || pixel0", "false", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "«tma_store_wait_read<1>();»", "", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "«named_barrier(barrier, 128);»", "", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "«named_barrier(barrier, 128);»  // the block is there", "", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "«fence_proxy_async();»", "", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "«tma_store_commit();»", "", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "«(*stored)++» % 2", "0", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "bias != nullptr && «at < p.lanes» ?", "true", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "(«(chunk ^ pixel % 8)» << 4)", "chunk", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "«warp * 2 + matrix % 2»), matrices", "warp * 2", WGMMA_SWAPPED),
+    Mutant("wgmma_data.cuh", "c / 8 + «matrix / 2»), matrices", "0", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "const float sum = sums[i][«(j * kColumns + c) / 2» +", "c / 2", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "«pixel0 + pixel >= tile.pixels» ||", "false", WGMMA_DGRAD),
+    Mutant("wgmma_data.cuh", "«first >= p.lanes») continue;", "false", WGMMA_DGRAD),
+    Mutant("wgmma_data.cuh", "at.p * «of.rows.result_step»", "1", WGMMA_DGRAD),
+    Mutant("wgmma_data.cuh", "result_chunk(pixel, at / 4)) + «at % 4»", "0", WGMMA_TF32),
+    Mutant("wgmma_data.cuh", "«cluster_sync();»  // the barriers are there", "", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "«cluster_sync();»  // the other CTA copies", "", WGMMA_FPROP),
+    Mutant(
+        "wgmma_data.cuh",
+        "«if (p.result_tiled && threadIdx.x % 128 == 0) tma_store_wait_read<0>();»",
+        "",
+        WGMMA_FPROP,
+    ),
+    Mutant("wgmma_data.cuh", "«give_registers<Tile::kProducerRegisters>();»", "", WGMMA_FPROP),
+    Mutant("wgmma_launch.cuh", "«ceil_div(p.images * of.in_image(), Tiling::kPixels * p.ctas)»", "1", WGMMA_FPROP),
+    Mutant("wgmma_launch.cuh", "weight_map(weight, 64, «p.slice / p.ctas»)", "p.slice", WGMMA_DGRAD),
+    Mutant("wgmma_launch.cuh", "classes[«of.taps() > 0 ? i : 0»]", "i", WGMMA_DGRAD),
+    # ---- Hopper: weight gradient
+    Mutant("wgmma_weight.cuh", "ceil_div(«left < p.share ? left : p.share»,", "p.share", WGMMA_WGRAD),
+    Mutant("wgmma_weight.cuh", "«advance(&at, kStepPixels, p.taps.rows.count, p.taps.columns.count);»", "", WGMMA_WGRAD),
+    Mutant("wgmma_weight.cuh", "«pixel += kStepPixels;»", "", WGMMA_WGRAD),
+    Mutant("wgmma_weight.cuh", "tap >= taps || «c >= p.channels»", "false", WGMMA_WGRAD),
+    Mutant("wgmma_weight.cuh", "«k >= p.outputs») continue;", "false", WGMMA_WGRAD),
+    Mutant("wgmma_weight.cuh", "over ? 0 : «walk.s * p.taps.columns.offset_step»", "0", WGMMA_WGRAD),
+    Mutant("wgmma_weight.cuh", "tile.group * p.outputs + tile.row0 + «row»;", "0", WGMMA_WGRAD),
+    Mutant("wgmma_weight.cuh", "tile.split * p.K + «tile.group * p.outputs» + k;", "0", WGMMA_WGRAD),
+    Mutant("wgmma_weight.cuh", "sums[i][4 * j + «2 * half»]", "0", WGMMA_WGRAD),
+    Mutant("wgmma_launch.cuh", "cut_steps.count, «cut_steps.size * kStepPixels»", "cut_steps.size", WGMMA_WGRAD),
     # ---- complex numbers, bias gradient, copies, launches
     Mutant("complex.cuh", "part == 1 && «k % 2 == 0»", "true", COMPLEX),
     Mutant("complex.cuh", "const int part = «(c ^ k) & 1»;", "c & 1", COMPLEX),
@@ -301,6 +401,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         bugs = {number: mutant for number, mutant in enumerate(MUTANTS) if mutant.file == name}
         file.write_text(plant(file.read_text(), bugs))
     (source / "tests" / "emulation" / "rungs.cpp").write_text(RUNGS)
+    (source / "tests" / "emulation" / "hopper_rungs.cpp").write_text("// among the others\n")
     switch = place / "planted.h"
     switch.write_text(SWITCH)
     run(
@@ -369,5 +470,5 @@ def test_bugs_are_planted_in_every_kernel() -> None:
     assert len(set(MUTANTS)) == len(MUTANTS) >= 40
     kernels = {file.name for file in KERNELS.glob("*.cuh")}
     # Tables, declarations, and what stands for the machine.
-    kernels -= {"ladder.cuh", "platform.cuh", "ptx.cuh"}
+    kernels -= {"ladder.cuh", "hopper.cuh", "launching.cuh", "platform.cuh", "ptx.cuh"}
     assert kernels <= {mutant.file for mutant in MUTANTS}
