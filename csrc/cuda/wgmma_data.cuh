@@ -88,6 +88,8 @@ struct DataTiling {
 template <class Tiling>
 CONVEXT_DEVICE void fill_data_stages(const DataParams& p, typename Tiling::Tile::Ring ring,
                                      std::int64_t item, std::int64_t stride, int cta) {
+  prefetch_map(&p.pixels[0]);
+  prefetch_map(&p.weight);
   for (; item < p.items; item += stride) {
     const DataTile tile = data_tile(p, item, cta, Tiling::kPixels, Tiling::kLanes);
     const TapClass& of = p.classes[tile.of_class];

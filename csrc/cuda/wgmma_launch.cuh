@@ -51,6 +51,14 @@ bool wgmma_basics(const ConvParams& v, std::string* why) {
 
 ConvParams viewed(const ConvParams& v, Pass pass) { return folds(v, pass) ? folded(v) : v; }
 
+// Whether a result's pixels begin at whole vectors, by which they are stored.
+template <class T>
+bool stores(const Strides& s, std::string* why) {
+  constexpr int kVector = 16 / sizeof(T);
+  return (s.n % kVector == 0 && s.h % kVector == 0 && s.w % kVector == 0) ||
+         refuse(why, "needs a result whose pixels begin at multiples of 16 bytes");
+}
+
 // The largest box of pixels and of weights that any tile has: the hardware's limits know no other.
 constexpr int kMostTilePixels = 256, kMostTileLanes = 256;
 
@@ -61,7 +69,8 @@ bool can_fprop(const ConvParams& params, std::string* why) {
   constexpr DType kType = Named<T>::dtype;
   const TapClass all = fprop_class(v);
   const int slice = slice_of(v.channels, sizeof(T));
-  return accepts(pixel_map(input_of(v, kType, nullptr), all, slice, kMostTilePixels), all, why) &&
+  return stores<T>(v.output, why) &&
+         accepts(pixel_map(input_of(v, kType, nullptr), all, slice, kMostTilePixels), all, why) &&
          accepts(weight_map(weight_of(v, kType, nullptr), slice, kMostTileLanes), all, why);
 }
 
@@ -73,6 +82,7 @@ bool can_dgrad(const ConvParams& params, std::string* why) {
   const std::vector<TapClass> classes = dgrad_classes(v);
   if (classes.size() > kMostClasses) return refuse(why, "needs a stride of at most 16 classes");
   if (classes[0].taps() == 0) return refuse(why, "needs a tap that reaches the image");
+  if (!stores<T>(v.input, why)) return false;
   const int slice = slice_of(v.outputs, sizeof(T));
   for (const TapClass& of : classes) {
     if (of.taps() == 0) continue;

@@ -56,6 +56,8 @@ CONVEXT_DEVICE WeightTile weight_tile(const WeightParams& p, std::int64_t item) 
 
 template <class Tile>
 CONVEXT_DEVICE void fill_weight_stages(const WeightParams& p, typename Tile::Ring ring) {
+  prefetch_map(&p.grad);
+  prefetch_map(&p.input);
   for (std::int64_t item = blockIdx.x; item < p.items; item += gridDim.x) {
     const WeightTile tile = weight_tile<Tile>(p, item);
     std::int64_t first = tile.chunk0;
