@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from test_native import ROOT, run, tool
 
-
 PROGRAMS = (
     "convext_emulation",
     "convext_emulation_checked",

@@ -6,8 +6,8 @@
 // check_hooks.cpp in place of libtsan, every load and store of the kernel is checked too, whatever
 // the order: races, reads of what was never written, bounds.
 //
-// The blocks of a cluster run together, as if they were one. Asynchronous copies arrive, and products
-// are formed, as late as they may. It says nothing about speed, registers, bank conflicts or the
+// The blocks of a cluster run together, as if they were one. Asynchronous copies arrive, and
+// products are formed, as late as they may. It says nothing about speed, registers, bank conflicts or the
 // hardware's rounding.
 #pragma once
 

@@ -83,8 +83,8 @@ struct Fiber {
   int id = 0, cta = 0, warp = 0, lane = 0;  // of the cluster: its threads and warps are numbered on
   unsigned sync_epoch = 0;  // __syncwarp calls so far: they order the accesses of one warp
   int barrier = 0;          // where it waits, in State::barrier (barriers.h)
-  // What it waits for in State::poll: that a phase of an mbarrier is over, or, without one, that its
-  // CTA has so many registers to give.
+  // What it waits for in State::poll: that a phase of an mbarrier is over, or, without one, that
+  // its CTA has so many registers to give.
   const Mbarrier* polled = nullptr;
   int parity = 0, registers_wanted = 0;
   Site site;

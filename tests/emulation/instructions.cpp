@@ -1,5 +1,5 @@
-// Tests what the emulation says Hopper's instructions do, each against a second statement of what the
-// PTX ISA documents, and that it reports their misuse.
+// Tests what the emulation says Hopper's instructions do, each against a second statement of what
+// the PTX ISA documents, and that it reports their misuse.
 //
 //     usage: convext_emulation_instructions [part of a test's name]
 #include "instructions.h"

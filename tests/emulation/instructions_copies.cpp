@@ -211,8 +211,8 @@ void test_stores() {
 
 constexpr int kStages = 3, kRows = 8, kBoxBytes = kRows * 128;
 
-// Warp 0 of each CTA of two copies its half of each step's boxes to both of them; the others add them
-// up, element by element: out [CTA][element of the two boxes].
+// Warp 0 of each CTA of two copies its half of each step's boxes to both of them; the others add
+// them up, element by element: out [CTA][element of the two boxes].
 void add_up(const TensorMap map, int steps, float* out) {
   SHARED_DYNAMIC(smem);
   SHARED_ARRAY(std::uint64_t, full, [kStages]);

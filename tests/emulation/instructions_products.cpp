@@ -25,8 +25,8 @@ float to_float(T value) {
   }
 }
 
-// Where in shared memory depth `k` of a matrix of `rows` rows begins, which lies there in blocks that
-// are `swizzle` bytes wide.
+// Where in shared memory depth `k` of a matrix of `rows` rows begins, which lies there in blocks
+// that are `swizzle` bytes wide.
 std::uint64_t descriptor(const unsigned char* tile, int rows, int major, int k, int swizzle) {
   const int wide = swizzle / 2;
   const unsigned at = smem_address(tile);

@@ -205,8 +205,8 @@ inline unsigned shared_address(const void* p) {
 }
 inline char* shared_pointer(unsigned a) { return block->smem_of(block->cur->cta) + a; }
 
-// Stands for kernel<<<grid, threads, smem>>>(args...), `cluster` CTAs of neighbouring blockIdx.x being
-// one. Throws Error with the first violation found.
+// Stands for kernel<<<grid, threads, smem>>>(args...), `cluster` CTAs of neighbouring blockIdx.x
+// being one. Throws Error with the first violation found.
 template <class... P, class... A>
 void launch_cluster(void (*kernel)(P...), int cluster, dim3 grid, dim3 threads, size_t smem,
                     A... args) {

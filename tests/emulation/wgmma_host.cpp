@@ -1,5 +1,5 @@
-// wgmma, stmatrix and setmaxnreg (hopper_host.h). Each warp of a warpgroup multiplies its own 16 rows,
-// so that the 32 lanes meeting are enough. Operands are read and sums written at the wait, the last
+// wgmma, stmatrix and setmaxnreg (hopper_host.h). Each warp of a warpgroup multiplies its own 16
+// rows, so that the 32 lanes meeting are enough. Operands are read and sums written at the wait, the last
 // moment at which they may; sums hold poison in between.
 #include <memory>
 #include <vector>
