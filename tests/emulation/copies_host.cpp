@@ -1,5 +1,5 @@
-// mbarriers and copies of boxes (hopper_host.h). A load's destination is undefined until it lands: it
-// is poisoned at issue, and written when nothing else can run, or at random. A store reads at
+// mbarriers and copies of boxes (hopper_host.h). A load's destination is undefined until it lands:
+// it is poisoned at issue, and written when nothing else can run, or at random. A store reads at
 // its wait, the last moment at which it may.
 #include <memory>
 #include <vector>

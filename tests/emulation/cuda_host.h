@@ -7,8 +7,8 @@
 // the order: races, reads of what was never written, bounds.
 //
 // The blocks of a cluster run together, as if they were one. Asynchronous copies arrive, and
-// products are formed, as late as they may. It says nothing about speed, registers, bank conflicts or the
-// hardware's rounding.
+// products are formed, as late as they may. It says nothing about speed, registers, bank conflicts
+// or the hardware's rounding.
 #pragma once
 
 #include "device.h"

@@ -1,6 +1,6 @@
 // wgmma, stmatrix and setmaxnreg (hopper_host.h). Each warp of a warpgroup multiplies its own 16
-// rows, so that the 32 lanes meeting are enough. Operands are read and sums written at the wait, the last
-// moment at which they may; sums hold poison in between.
+// rows, so that the 32 lanes meeting are enough. Operands are read and sums written at the wait,
+// the last moment at which they may; sums hold poison in between.
 #include <memory>
 #include <vector>
 
@@ -95,8 +95,8 @@ struct Matrix {
   }
 };
 
-// Whether `f`, whose warp is at wgmma_wait, may read the chunk; true if a bulk copy wrote it last, so
-// that nothing changes it that is not seen.
+// Whether `f`, whose warp is at wgmma_wait, may read the chunk; true if a bulk copy wrote it last,
+// so that nothing changes it that is not seen.
 bool check_read(Fiber& f, size_t at, Site site) {
   Block& b = *block;
   const auto where = [&] {
@@ -171,7 +171,10 @@ void multiply(const float* __restrict a, const float* __restrict b, float* __res
     for (int k = 0; k < depth; k += 4) {
       const float a0 = a[k * 16 + i], a1 = a[(k + 1) * 16 + i], a2 = a[(k + 2) * 16 + i],
                   a3 = a[(k + 3) * 16 + i];
-      const float* __restrict b0 = b + k * N, * __restrict b1 = b0 + N, * __restrict b2 = b1 + N, * __restrict b3 = b2 + N;
+      const float* __restrict b0 = b + k * N;
+      const float* __restrict b1 = b0 + N;
+      const float* __restrict b2 = b1 + N;
+      const float* __restrict b3 = b2 + N;
       for (int j = 0; j < N; ++j) row[j] += a0 * b0[j] + a1 * b1[j] + a2 * b2[j] + a3 * b3[j];
     }
   }
