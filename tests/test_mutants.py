@@ -47,7 +47,7 @@ const std::vector<Rung>& ladder() {
     add_depthwise<float>(&rungs);
     add_wgmma_data<__half, Pass::kFprop, 256, 64, 2, 1, true>(&rungs);
     add_wgmma_data<float, Pass::kDgrad, 64, 128, 1, 2>(&rungs);
-    add_wgmma_weight<__half, 128, 128, 2, 1>(&rungs);
+    add_wgmma_weight<__half, 256, 64, 2, 1>(&rungs);
 #endif
     return rungs;
   }();
@@ -248,12 +248,16 @@ MUTANTS = [
     Mutant("wgmma_geometry.h", "? «(of.taps - 1) * output_step» : 0", "0", WGMMA_DGRAD),
     Mutant("wgmma_geometry.h", "? «of.first_output - axis.offset» :", "0", WGMMA_DGRAD),
     Mutant("wgmma_geometry.h", "axis.first_tap = «of.first_tap»;", "0", WGMMA_DGRAD),
-    Mutant("wgmma_geometry.h", "c += slice;\n    if («c < channels») return;", "c <= channels", WGMMA),
     Mutant("wgmma_geometry.h", "return slices == 0 ? «1» :", "0", WGMMA_DGRAD),
     Mutant("wgmma_geometry.h", "(pass != Pass::kDgrad || «v.Q * v.S == v.W»)", "true", WGMMA_DGRAD),
     Mutant("wgmma_geometry.h", "v.input.w = v.W > 1 ? «v.C» : 0;", "v.C / columns", WGMMA_FPROP),
     Mutant("wgmma_geometry.h", "h > 1 && «s.h != w * pitch»", "false", WGMMA),
-    Mutant("wgmma_geometry.h", "v.pad_left == 0 &&\n                     «v.Q * v.S <= v.W»", "true", WGMMA),
+    Mutant(
+        "wgmma_geometry.h",
+        "v.pad_left == 0 &&\n                     «v.Q * v.S <= v.W»",
+        "true",
+        WGMMA,
+    ),
     Mutant("wgmma_maps.h", "«(axis.count - 1) * axis.step»", "axis.count * axis.step", WGMMA_FPROP),
     Mutant("wgmma_maps.h", "return «whole(of.rows, t.rows)» &&", "true", WGMMA),
     Mutant("wgmma_maps.h", "v.channels, v.K, «taps * v.K»", "v.K", WGMMA_TF32),
@@ -270,9 +274,18 @@ MUTANTS = [
     Mutant("wgmma_tile.cuh", "«parity ^= 1;»", "", WGMMA_FPROP),
     Mutant("wgmma_tile.cuh", "«mbarrier_wait(&empty[stage], parity ^ 1);»", "", WGMMA_FPROP),
     Mutant("wgmma_tile.cuh", "expect(&full[stage], «kStageBytes»);", "kABytes", WGMMA_FPROP),
-    Mutant("wgmma_tile.cuh", "for (int cta = «0»; cta < ctas", "1", WGMMA_FPROP),
+    Mutant("wgmma_tile.cuh", "if («cta < ctas») mbarrier_arrive_at", "cta < 1", WGMMA_FPROP),
     Mutant(
-        "wgmma_tile.cuh", "«mbarrier_wait(&ring->full[ring->stage], ring->parity);»", "", WGMMA_FPROP
+        "wgmma_tile.cuh",
+        "«smem_address(ring->here()) & 0x3ffff»;",
+        "smem_address(ring->here())",
+        WGMMA_DGRAD,
+    ),
+    Mutant(
+        "wgmma_tile.cuh",
+        "«mbarrier_wait(&ring->full[ring->stage], ring->parity);»",
+        "",
+        WGMMA_FPROP,
     ),
     Mutant("wgmma_tile.cuh", "«wgmma_fence();»", "", WGMMA_FPROP),
     Mutant("wgmma_tile.cuh", "«wgmma_wait<1>();»", "", WGMMA_WGRAD),
@@ -282,26 +295,49 @@ MUTANTS = [
     Mutant("wgmma_tile.cuh", "start_step(ring, a, b, «false», sums);", "true", WGMMA_FPROP),
     # ---- Hopper: forward and input gradient
     Mutant("wgmma_data.cuh", "«if (!tile.in) tile.pixel0 -= tile_pixels;»", "", WGMMA_FPROP),
-    Mutant("wgmma_data.cuh", "item >= «p.classes[tile.of_class + 1].first_item»", "item + 1", WGMMA_DGRAD),
-    Mutant("wgmma_data.cuh", "const int channel = over ? «p.depth * p.groups» :", "0", WGMMA_FPROP),
-    Mutant("wgmma_data.cuh", "(part * Tiling::kLanes + «cta * rows * p.slice») *", "0", WGMMA_FPROP),
-    Mutant("wgmma_data.cuh", "tile.lane0 + «cta * rows»;", "0", WGMMA_FPROP),
-    Mutant("wgmma_data.cuh", "(part + «cta * depths») * 128;", "0", WGMMA_DGRAD),
-    Mutant("wgmma_data.cuh", "over ? 0 : «cta * depths»", "0", WGMMA_DGRAD),
-    Mutant("wgmma_data.cuh", "of.rows.offset + «r * of.rows.offset_step»", "0", WGMMA_FPROP),
-    Mutant("wgmma_data.cuh", "«r * of.rows.tap_step») * p.tap_width", "r", WGMMA_DGRAD),
+    Mutant(
+        "wgmma_data.cuh",
+        "item >= «p.classes[tile.of_class + 1].first_item»",
+        "item + 1",
+        WGMMA_DGRAD,
+    ),
+    Mutant("wgmma_data.cuh", "const int group_channel = «tile.group * depth»;", "0", WGMMA_FPROP),
+    Mutant(
+        "wgmma_data.cuh", "(part * Tiling::kLanes + «cta * part_rows * slice») *", "0", WGMMA_FPROP
+    ),
+    Mutant("wgmma_data.cuh", "tile.lane0 + «cta * part_rows»;", "0", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "(part + «cta * part_depths») * 128;", "0", WGMMA_DGRAD),
+    Mutant("wgmma_data.cuh", "channel + «cta * part_depths»;", "0", WGMMA_DGRAD),
+    Mutant("wgmma_data.cuh", "«(1 << ctas) - 1»;", "1", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "rows.offset + «r * rows.offset_step»", "0", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "«rows.tap_step * p.tap_width»,", "rows.tap_step", WGMMA_DGRAD),
+    Mutant(
+        "wgmma_data.cuh",
+        "walk.next()) {\n        const bool over = «walk.r >= rows.taps»;",
+        "false",
+        WGMMA_DGRAD,
+    ),
     Mutant("wgmma_data.cuh", "«lane0 >= p.lanes» || pixel0", "false", WGMMA_FPROP),
     Mutant("wgmma_data.cuh", "«tma_store_wait_read<1>();»", "", WGMMA_FPROP),
     Mutant("wgmma_data.cuh", "«named_barrier(barrier, 128);»", "", WGMMA_FPROP),
-    Mutant("wgmma_data.cuh", "«named_barrier(barrier, 128);»  // the block is there", "", WGMMA_FPROP),
+    Mutant(
+        "wgmma_data.cuh", "«named_barrier(barrier, 128);»  // the block is there", "", WGMMA_FPROP
+    ),
     Mutant("wgmma_data.cuh", "«fence_proxy_async();»", "", WGMMA_FPROP),
     Mutant("wgmma_data.cuh", "«tma_store_commit();»", "", WGMMA_FPROP),
     Mutant("wgmma_data.cuh", "«(*stored)++» % 2", "0", WGMMA_FPROP),
-    Mutant("wgmma_data.cuh", "bias != nullptr && «at < p.lanes» ?", "true", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "«first + i < p.lanes» ? to_compute", "true", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "bias[«tile.group * p.lanes» + first", "0", WGMMA_FPROP),
+    Mutant("wgmma_data.cuh", "+ «half * 8» + in_warp / 4\n", "0", WGMMA_SWAPPED),
     Mutant("wgmma_data.cuh", "(«(chunk ^ pixel % 8)» << 4)", "chunk", WGMMA_FPROP),
     Mutant("wgmma_data.cuh", "«warp * 2 + matrix % 2»), matrices", "warp * 2", WGMMA_SWAPPED),
     Mutant("wgmma_data.cuh", "c / 8 + «matrix / 2»), matrices", "0", WGMMA_FPROP),
-    Mutant("wgmma_data.cuh", "const float sum = sums[i][«(j * kColumns + c) / 2» +", "c / 2", WGMMA_FPROP),
+    Mutant(
+        "wgmma_data.cuh",
+        "const float sum = sums[i][«(j * kColumns + c) / 2» +",
+        "c / 2",
+        WGMMA_FPROP,
+    ),
     Mutant("wgmma_data.cuh", "«pixel0 + pixel >= tile.pixels» ||", "false", WGMMA_DGRAD),
     Mutant("wgmma_data.cuh", "«first >= p.lanes») continue;", "false", WGMMA_DGRAD),
     Mutant("wgmma_data.cuh", "at.p * «of.rows.result_step»", "1", WGMMA_DGRAD),
@@ -315,20 +351,43 @@ MUTANTS = [
         WGMMA_FPROP,
     ),
     Mutant("wgmma_data.cuh", "«give_registers<Tile::kProducerRegisters>();»", "", WGMMA_FPROP),
-    Mutant("wgmma_launch.cuh", "«ceil_div(p.images * of.in_image(), Tiling::kPixels * p.ctas)»", "1", WGMMA_FPROP),
-    Mutant("wgmma_launch.cuh", "weight_map(weight, 64, «p.slice / p.ctas»)", "p.slice", WGMMA_DGRAD),
+    Mutant(
+        "wgmma_launch.cuh",
+        "p.items += «ceil_div(p.images * of.in_image(), Tiling::kPixels * p.ctas)»",
+        "1",
+        WGMMA_FPROP,
+    ),
+    Mutant(
+        "wgmma_launch.cuh", "weight_map(weight, 64, «p.slice / p.ctas»)", "p.slice", WGMMA_DGRAD
+    ),
     Mutant("wgmma_launch.cuh", "classes[«of.taps() > 0 ? i : 0»]", "i", WGMMA_DGRAD),
     # ---- Hopper: weight gradient
-    Mutant("wgmma_weight.cuh", "ceil_div(«left < p.share ? left : p.share»,", "p.share", WGMMA_WGRAD),
-    Mutant("wgmma_weight.cuh", "«advance(&at, kStepPixels, p.taps.rows.count, p.taps.columns.count);»", "", WGMMA_WGRAD),
+    Mutant("wgmma_weight.cuh", "tile.pixel0 = «tile.split * p.share»;", "0", WGMMA_WGRAD),
+    Mutant(
+        "wgmma_weight.cuh",
+        "«advance(&at, kStepPixels, p.taps.rows.count, p.taps.columns.count);»",
+        "",
+        WGMMA_WGRAD,
+    ),
     Mutant("wgmma_weight.cuh", "«pixel += kStepPixels;»", "", WGMMA_WGRAD),
-    Mutant("wgmma_weight.cuh", "tap >= taps || «c >= p.channels»", "false", WGMMA_WGRAD),
-    Mutant("wgmma_weight.cuh", "«k >= p.outputs») continue;", "false", WGMMA_WGRAD),
-    Mutant("wgmma_weight.cuh", "over ? 0 : «walk.s * p.taps.columns.offset_step»", "0", WGMMA_WGRAD),
+    Mutant("wgmma_weight.cuh", "if (tap < taps && «c < channels») {", "true", WGMMA_WGRAD),
+    Mutant("wgmma_weight.cuh", "if («tap < taps» && c", "true", WGMMA_WGRAD),
+    Mutant("wgmma_weight.cuh", "= «k < p.outputs» ? sums", "true", WGMMA_WGRAD),
+    Mutant("wgmma_weight.cuh", "if («c == padded») {", "c == channels + 8", WGMMA_WGRAD),
+    Mutant(
+        "wgmma_weight.cuh", "over ? 0 : «walk.s * p.taps.columns.offset_step»", "0", WGMMA_WGRAD
+    ),
     Mutant("wgmma_weight.cuh", "tile.group * p.outputs + tile.row0 + «row»;", "0", WGMMA_WGRAD),
-    Mutant("wgmma_weight.cuh", "tile.split * p.K + «tile.group * p.outputs» + k;", "0", WGMMA_WGRAD),
+    Mutant(
+        "wgmma_weight.cuh", "tile.split * p.K + «tile.group * p.outputs» + k;", "0", WGMMA_WGRAD
+    ),
     Mutant("wgmma_weight.cuh", "sums[i][4 * j + «2 * half»]", "0", WGMMA_WGRAD),
-    Mutant("wgmma_launch.cuh", "cut_steps.count, «cut_steps.size * kStepPixels»", "cut_steps.size", WGMMA_WGRAD),
+    Mutant(
+        "wgmma_launch.cuh",
+        "cut_steps.count, «cut_steps.size * kStepPixels»",
+        "cut_steps.size",
+        WGMMA_WGRAD,
+    ),
     # ---- complex numbers, bias gradient, copies, launches
     Mutant("complex.cuh", "part == 1 && «k % 2 == 0»", "true", COMPLEX),
     Mutant("complex.cuh", "const int part = «(c ^ k) & 1»;", "c & 1", COMPLEX),

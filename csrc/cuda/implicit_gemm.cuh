@@ -154,6 +154,7 @@ __global__ void __launch_bounds__(256, 4)
   const std::int64_t elements = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
   if (index >= elements) return;
   Compute<T> total = sums[index];
+#pragma unroll 16  // loads that are under way together
   for (int split = 1; split < splits; ++split) total += sums[split * elements + index];
   const int c = v.by_channels.divide(&index), s = v.by_S.divide(&index), r = v.by_R.divide(&index);
   const int k = static_cast<int>(index);

@@ -61,6 +61,16 @@ inline constexpr std::int64_t kManyBlocks = 2048;
 inline constexpr std::int64_t kManyBlocks = 3;
 #endif
 
+// Makes the current device's context this thread's: a thread that autograd runs may have none, without
+// which the driver encodes no tensor maps.
+inline void bind_device() {
+#if defined(__CUDACC__)
+  int device = 0;
+  check(cudaGetDevice(&device));
+  check(cudaSetDevice(device));
+#endif
+}
+
 // Of the current device: how many CTAs that stay until all is done.
 inline int multiprocessors() {
 #if defined(__CUDACC__)
@@ -69,7 +79,7 @@ inline int multiprocessors() {
   check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
   return count;
 #else
-  return 4;
+  return 2;  // so that small problems have tiles for several rounds
 #endif
 }
 

@@ -166,12 +166,14 @@ CONVEXT_DEVICE void mbarrier_arrive(std::uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(smem_address(barrier)) : "memory");
 }
 
-// At the barrier in the same place of another CTA of the cluster, or of this one.
+// At the barrier in the same place of another CTA of the cluster, or of this one. It orders what wgmma
+// and copies have done, no ordinary accesses to memory of other CTAs: for those, all caches would have
+// to be written back.
 CONVEXT_DEVICE void mbarrier_arrive_at(std::uint64_t* barrier, int cta) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.release.cluster.shared::cluster.b64 _, [remote];\n}\n" ::"r"(
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(
           smem_address(barrier)),
       "r"(cta)
       : "memory");
@@ -185,14 +187,13 @@ CONVEXT_DEVICE void mbarrier_arrive_expect(std::uint64_t* barrier, int bytes) {
                : "memory");
 }
 
-// Until the phase of that parity is over: true at once for the phase before the one at hand. What
-// CTAs of the cluster did before they arrived is seen then.
+// Until the phase of that parity is over: true at once for the phase before the one at hand.
 CONVEXT_DEVICE void mbarrier_wait(std::uint64_t* barrier, int parity) {
   unsigned over = 0;
   while (over == 0) {
     asm volatile(
         "{\n.reg .pred p;\n"
-        "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n"
+        "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n"
         "selp.u32 %0, 1, 0, p;\n}\n"
         : "=r"(over)
         : "r"(smem_address(barrier)), "r"(parity)
@@ -289,6 +290,15 @@ CONVEXT_DEVICE void fence_proxy_async() {
 
 // ---- warps --------------------------------------------------------------------------------------
 
+// True for one lane, always the same, of a warp that is together.
+CONVEXT_DEVICE bool elect_one() {
+  unsigned elected;
+  asm volatile(
+      "{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}\n"
+      : "=r"(elected));
+  return elected != 0;
+}
+
 // So many threads, whole warps, meet at barrier `id`, 1 to 15; __syncthreads is barrier 0.
 CONVEXT_DEVICE void named_barrier(int id, int threads) {
   asm volatile("barrier.cta.sync.aligned %0, %1;\n" ::"r"(id), "r"(threads) : "memory");
@@ -331,6 +341,10 @@ template <int N>
 CONVEXT_DEVICE void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;\n" ::"n"(N) : "memory");
 }
+
+// Nothing that reads the sum may be moved before this, which stands behind wgmma_wait: to the compiler
+// sums are there once wgmma has been started.
+CONVEXT_DEVICE void hold_sum(float& sum) { asm volatile("" : "+f"(sum)::"memory"); }
 
 // 32 registers of sums a line, as the instruction's text and as its operands.
 #define CONVEXT_REGISTERS_0                                                   \

@@ -28,7 +28,7 @@ namespace convext::cuda {
 
 inline constexpr int kMostClasses = 16;  // a stride of 4 x 4
 
-// A launch's arguments: too many for ConvParams' kernels, and only read.
+// A launch's arguments. They stay where the launch put them (__grid_constant__): maps must.
 struct DataParams {
   TensorMap pixels[kMostClasses];  // the operand whose pixels are read, by class
   TensorMap weight, result;
@@ -37,6 +37,7 @@ struct DataParams {
   std::int64_t items;  // pieces of work: a tile for each CTA of a cluster
   int ctas;            // of a cluster
   int images, groups, depth, lanes;  // depth and lanes: channels of a group
+  Divisor by_lane_tiles, by_groups;
   int slice;
   int tap_width;            // S: taps of the weight lie in rows of so many
   bool result_tiled;        // the result's pixels are evenly spaced
@@ -58,11 +59,11 @@ CONVEXT_DEVICE DataTile data_tile(const DataParams& p, std::int64_t item, int ct
     ++tile.of_class;
   }
   const TapClass& of = p.classes[tile.of_class];
-  auto rest = static_cast<unsigned>(item - of.first_item);
-  tile.lane0 = take(&rest, block_count(p.lanes, tile_lanes)) * tile_lanes;
-  tile.group = take(&rest, p.groups);
+  std::int64_t rest = item - of.first_item;
+  tile.lane0 = p.by_lane_tiles.divide(&rest) * tile_lanes;
+  tile.group = p.by_groups.divide(&rest);
   tile.pixels = p.images * of.in_image();
-  tile.pixel0 = (static_cast<std::int64_t>(rest) * p.ctas + cta) * tile_pixels;
+  tile.pixel0 = (rest * p.ctas + cta) * tile_pixels;
   tile.in = tile.pixel0 < tile.pixels;
   if (!tile.in) tile.pixel0 -= tile_pixels;
   return tile;
@@ -85,63 +86,70 @@ struct DataTiling {
 
 // ---- producer -----------------------------------------------------------------------------------
 
+// One thread for the whole CTA: what does not change within a tile is kept in registers, for it has no
+// more than some hundred cycles for a step.
 template <class Tiling>
 CONVEXT_DEVICE void fill_data_stages(const DataParams& p, typename Tiling::Tile::Ring ring,
                                      std::int64_t item, std::int64_t stride, int cta) {
+  const int slice = p.slice, depth = p.depth, ctas = p.ctas;
+  const int beyond = depth * p.groups;  // channels that no tensor has, and which are zeros
+  const TensorMap* const weight = &p.weight;
+  // Of the weights each CTA of the cluster copies its part for all: rows, or depths.
+  const int part_rows = ctas == 1 ? Tiling::kLanes : Tiling::kLanes / 2;
+  const int part_depths = ctas == 1 ? slice : slice / 2, all_ctas = (1 << ctas) - 1;
   prefetch_map(&p.pixels[0]);
-  prefetch_map(&p.weight);
+  prefetch_map(weight);
   for (; item < p.items; item += stride) {
     const DataTile tile = data_tile(p, item, cta, Tiling::kPixels, Tiling::kLanes);
-    const TapClass& of = p.classes[tile.of_class];
+    const TapAxis rows = p.classes[tile.of_class].rows, columns = p.classes[tile.of_class].columns;
     const TensorMap* const pixels = &p.pixels[tile.of_class];
-    const Pixel at = of.at(tile.pixel0);
-    const int w0 = of.columns.start + at.q * of.columns.step;
-    const int h0 = of.rows.start + at.p * of.rows.step;
-    SliceWalk walk{of.rows.taps, of.columns.taps, p.depth, p.slice};
-    const int steps = steps_of(of.taps(), p.depth, p.slice, Tiling::kDepth);
+    const bool matrix = p.classes[tile.of_class].matrix;
+    const Pixel at = p.classes[tile.of_class].at(tile.pixel0);
+    const auto pixel0 = static_cast<int>(tile.pixel0);
+    const int w0 = columns.start + at.q * columns.step, h0 = rows.start + at.p * rows.step;
+    const int first_tap = rows.first_tap * p.tap_width + columns.first_tap;
+    const int tap_step_h = rows.tap_step * p.tap_width, tap_step_w = columns.tap_step;
+    const int group_channel = tile.group * depth;
+    const int row = tile.group * p.lanes + tile.lane0 + cta * part_rows;
+    const int steps = steps_of(rows.taps * columns.taps, depth, slice, Tiling::kDepth);
+    TapWalk walk{columns.taps, depth, slice};
     for (int step = 0; step < steps; ++step) {
       std::uint64_t* const barrier = ring.begin_filling();
       unsigned char* const stage = ring.here();
-      for (int part = 0; part < Tiling::kDepth; part += p.slice, walk.next()) {
-        // Behind the last tap, a slice of zeros: channels that no tensor has.
-        const bool over = walk.over();
+      for (int part = 0; part < Tiling::kDepth; part += slice, walk.next()) {
+        const bool over = walk.r >= rows.taps;  // behind the last tap
         const int r = over ? 0 : walk.r, s = over ? 0 : walk.s;
-        const int channel = over ? p.depth * p.groups : tile.group * p.depth + walk.c;
+        const int channel = over ? beyond : group_channel + walk.c;
         unsigned char* const to_pixels =
             stage + Tiling::kPixelsAt + part * Tiling::kPixels * Tiling::kElement;
-        if (of.matrix) {
-          tma_load_2d(to_pixels, pixels, barrier, channel, static_cast<int>(tile.pixel0));
+        if (matrix) {
+          tma_load_2d(to_pixels, pixels, barrier, channel, pixel0);
         } else {
           tma_load_im2col(to_pixels, pixels, barrier, channel, w0, h0, at.n,
-                          of.columns.offset + s * of.columns.offset_step,
-                          of.rows.offset + r * of.rows.offset_step);
+                          columns.offset + s * columns.offset_step,
+                          rows.offset + r * rows.offset_step);
         }
-        const int tap = (of.rows.first_tap + r * of.rows.tap_step) * p.tap_width +
-                        of.columns.first_tap + s * of.columns.tap_step;
-        if constexpr (Tiling::kWeightMajor == 0) {
-          // [lanes][slice], of which each CTA of the cluster brings its part for all.
-          const int rows = Tiling::kLanes / p.ctas;
+        const int tap = first_tap + r * tap_step_h + s * tap_step_w;
+        if constexpr (Tiling::kWeightMajor == 0) {  // [lanes][slice]
           unsigned char* const to =
               stage + Tiling::kWeightAt +
-              (part * Tiling::kLanes + cta * rows * p.slice) * Tiling::kElement;
-          const int c = over ? p.depth : walk.c;
-          const int k = tile.group * p.lanes + tile.lane0 + cta * rows;
-          if (p.ctas == 1) {
-            tma_load_3d(to, &p.weight, barrier, c, tap, k);
+              (part * Tiling::kLanes + cta * part_rows * slice) * Tiling::kElement;
+          const int c = over ? depth : walk.c;
+          if (ctas == 1) {
+            tma_load_3d(to, weight, barrier, c, tap, row);
           } else {
-            tma_load_3d_multicast(to, &p.weight, barrier, c, tap, k, 3);
+            tma_load_3d_multicast(to, weight, barrier, c, tap, row, all_ctas);
           }
-        } else {
-          // [lanes / 64][depth][64], likewise.
-          const int depths = p.slice / p.ctas;
+        } else {  // [lanes / 64][depth][64]
+          const int k = over ? beyond : channel + cta * part_depths;
+#pragma unroll
           for (int lane = 0; lane < Tiling::kLanes; lane += 64) {
             unsigned char* const to = stage + Tiling::kWeightAt + lane * kStepBytes +
-                                      (part + cta * depths) * 128;
-            const int k = channel + (over ? 0 : cta * depths);
-            if (p.ctas == 1) {
-              tma_load_3d(to, &p.weight, barrier, tile.lane0 + lane, tap, k);
+                                      (part + cta * part_depths) * 128;
+            if (ctas == 1) {
+              tma_load_3d(to, weight, barrier, tile.lane0 + lane, tap, k);
             } else {
-              tma_load_3d_multicast(to, &p.weight, barrier, tile.lane0 + lane, tap, k, 3);
+              tma_load_3d_multicast(to, weight, barrier, tile.lane0 + lane, tap, k, all_ctas);
             }
           }
         }
@@ -171,21 +179,34 @@ CONVEXT_DEVICE int result_chunk(int pixel, int chunk) {
   return pixel * 128 + ((chunk ^ pixel % 8) << 4);
 }
 
+// The bias of a consumer's lanes, zeros beyond the last, as float32 in shared memory: the barrier before
+// the first block is stored comes between this and its use.
+template <class T, class Tiling>
+CONVEXT_DEVICE void stage_bias(const DataParams& p, const DataTile& tile, const T* bias,
+                               float* staged) {
+  using Tile = typename Tiling::Tile;
+  constexpr int kLanes = Tiling::kSwap ? Tile::kRows : Tile::kColumns;
+  static_assert(kLanes <= Tile::kMostLanes);
+  const int first = tile.lane0 + (Tiling::kSwap ? Tile::first_row() : Tile::first_column());
+  for (int i = static_cast<int>(threadIdx.x) % 128; i < kLanes; i += 128) {
+    staged[i] = first + i < p.lanes ? to_compute(bias[tile.group * p.lanes + first + i]) : 0;
+  }
+}
+
 // A consumer's results, in blocks of 64 pixels x 128 bytes of lanes: through shared memory to global
 // memory. `stored` counts its blocks, whose buffers take turns.
 template <class T, class Tiling>
-CONVEXT_DEVICE void store_data(const DataParams& p, const DataTile& tile, unsigned char* shared,
-                               const T* bias, T* result, typename Tiling::Tile::Sums& sums,
-                               int* stored) {
+CONVEXT_DEVICE void store_data(const DataParams& p, const DataTile& tile, unsigned char* buffers,
+                               const float* staged_bias, T* result,
+                               typename Tiling::Tile::Sums& sums, int* stored) {
   using Tile = typename Tiling::Tile;
   constexpr bool kSwap = Tiling::kSwap;
   constexpr int kVector = 16 / Tiling::kElement;
   // Of the sums, what becomes a block: swapped, a warp's 16 rows are 16 of the 64 lanes.
   constexpr int kColumns = kSwap ? 64 : 128 / Tiling::kElement;
   static_assert(!kSwap || Tiling::kElement == 2);
-  const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, lane = thread % 32;
+  const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, in_warp = thread % 32;
   const int barrier = 1 + Tile::consumer();
-  unsigned char* const buffers = shared + Tile::consumer() * 2 * Tile::kBlockBytes;
   const TapClass& of = p.classes[tile.of_class];
   const int group_lane = tile.group * p.lanes;
 
@@ -207,15 +228,16 @@ CONVEXT_DEVICE void store_data(const DataParams& p, const DataTile& tile, unsign
       // A thread's sums: rows g and g + 8, columns 2t and 2t + 1 of each 8.
       const auto with_bias = [&](int half, int c, int e) {
         const float sum = sums[i][(j * kColumns + c) / 2 + half * 2 + e];
-        const int at = lane0 + (kSwap ? warp * 16 + half * 8 + lane / 4 : c + lane % 4 * 2 + e);
-        return bias != nullptr && at < p.lanes ? sum + to_compute(bias[group_lane + at]) : sum;
+        if (staged_bias == nullptr) return sum;
+        return sum + staged_bias[kSwap ? i * 64 + warp * 16 + half * 8 + in_warp / 4
+                                       : j * kColumns + c + in_warp % 4 * 2 + e];
       };
       if constexpr (Tiling::kElement == 4) {
 #pragma unroll
         for (int c = 0; c < kColumns; c += 8) {
 #pragma unroll
           for (int half = 0; half < 2; ++half) {
-            const int pixel = warp * 16 + half * 8 + lane / 4, at = c + lane % 4 * 2;
+            const int pixel = warp * 16 + half * 8 + in_warp / 4, at = c + in_warp % 4 * 2;
             store_pack(reinterpret_cast<T*>(buffer + result_chunk(pixel, at / 4)) + at % 4,
                        Pack<T, 2>{{with_bias(half, c, 0), with_bias(half, c, 1)}});
           }
@@ -229,12 +251,12 @@ CONVEXT_DEVICE void store_data(const DataParams& p, const DataTile& tile, unsign
             const int half = e % 2, at = c + e / 2 * 8;
             matrices[e] = pack_pair(T{}, with_bias(half, at, 0), with_bias(half, at, 1));
           }
-          const int matrix = lane / 8;
+          const int matrix = in_warp / 8;
           if constexpr (kSwap) {
-            const int pixel = c + matrix / 2 * 8 + lane % 8;
+            const int pixel = c + matrix / 2 * 8 + in_warp % 8;
             stmatrix_x4_trans(buffer + result_chunk(pixel, warp * 2 + matrix % 2), matrices);
           } else {
-            const int pixel = warp * 16 + matrix % 2 * 8 + lane % 8;
+            const int pixel = warp * 16 + matrix % 2 * 8 + in_warp % 8;
             stmatrix_x4(buffer + result_chunk(pixel, c / 8 + matrix / 2), matrices);
           }
         }
@@ -281,11 +303,19 @@ __global__ void __launch_bounds__(Tiling::Tile::kThreads, 1)
 
   const std::int64_t first = blockIdx.x / static_cast<unsigned>(p.ctas);
   const std::int64_t stride = gridDim.x / static_cast<unsigned>(p.ctas);
-  if (threadIdx.x < 128) {
+  if (Tile::warpgroup() == 0) {
     give_registers<Tile::kProducerRegisters>();
-    if (threadIdx.x == 0) fill_data_stages<Tiling>(p, ring, first, stride, cta);
+    if (__shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0) == 0 && elect_one()) {
+      fill_data_stages<Tiling>(p, ring, first, stride, cta);
+    }
   } else {
     take_registers<Tile::kConsumerRegisters>();
+    unsigned char* const own = shared + Tile::kStages * Tile::kStageBytes +
+                               Tile::consumer() * 2 * Tile::kBlockBytes;
+    // Behind the blocks of both consumers.
+    auto* const staged = reinterpret_cast<float*>(
+        shared + Tile::kStages * Tile::kStageBytes + Tile::kConsumers * 2 * Tile::kBlockBytes +
+        Tile::consumer() * Tile::kBiasBytes);
     const int slice = p.slice * Tiling::kElement;
     const auto pixels = MatrixWalk::depth_adjacent(
         Tiling::kPixelsAt, Tiling::kPixels, slice,
@@ -300,10 +330,11 @@ __global__ void __launch_bounds__(Tiling::Tile::kThreads, 1)
       const DataTile tile = data_tile(p, item, cta, Tiling::kPixels, Tiling::kLanes);
       const int steps =
           steps_of(p.classes[tile.of_class].taps(), p.depth, p.slice, Tiling::kDepth);
+      if (bias != nullptr) stage_bias<T, Tiling>(p, tile, bias, staged);
       typename Tile::Sums sums;
       Tile::multiply(&ring, Tiling::kSwap ? weight : pixels, Tiling::kSwap ? pixels : weight, steps,
                      p.ctas, sums);
-      store_data<T, Tiling>(p, tile, shared + Tile::kStages * Tile::kStageBytes, bias, result, sums,
+      store_data<T, Tiling>(p, tile, own, bias != nullptr ? staged : nullptr, result, sums,
                             &stored);
     }
     if (p.result_tiled && threadIdx.x % 128 == 0) tma_store_wait_read<0>();

@@ -86,22 +86,6 @@ inline int slice_of(int channels, int element_bytes) {
   return best;
 }
 
-// The slices of a tile in order: those of the first tap, then those of the next across.
-struct SliceWalk {
-  int taps_down, taps_across, channels, slice;
-  int r = 0, s = 0, c = 0;  // numbers of the tap within its class, first channel
-
-  CONVEXT_HOST_DEVICE bool over() const { return r >= taps_down; }
-  CONVEXT_HOST_DEVICE void next() {
-    c += slice;
-    if (c < channels) return;
-    c = 0;
-    if (++s < taps_across) return;
-    s = 0;
-    ++r;
-  }
-};
-
 // At least one, of zeros where there are no taps: their pixels have gradients too.
 CONVEXT_HOST_DEVICE int steps_of(int taps, int channels, int slice, int step_depth) {
   const int slices = taps * ((channels + slice - 1) / slice);

@@ -120,41 +120,43 @@ double step_cycles(int m, int n, double copied_rows) {
 
 std::int64_t waves(std::int64_t tiles, std::int64_t at_once) { return ceil_div(tiles, at_once); }
 
-// A cluster where there are more tiles than multiprocessors: two share the weights then.
-int cluster_of(std::int64_t tiles, std::int64_t multiprocessors) {
-  return tiles > multiprocessors ? 2 : 1;
-}
-
 struct DataWork {
-  std::int64_t tiles = 0;
-  double steps = 0;  // of a tile, on average
+  int ctas = 1;  // of a cluster
+  double cycles = 0;
 };
 
-DataWork data_work(const ConvParams& params, Pass pass, int pixels, int lanes, int element) {
+// Of a tile of pixels x lanes, with clusters of one CTA or of two, which share the weights but may
+// have a tile in vain.
+DataWork data_work(const ConvParams& params, Pass pass, int pixels, int lanes, int element,
+                   int multiprocessors) {
   const ConvParams v = viewed(params, pass);
   const bool fprop = pass == Pass::kFprop;
   const int depth = fprop ? v.channels : v.outputs;
   const std::int64_t lane_tiles =
       block_count(fprop ? v.outputs : v.channels, lanes) * static_cast<std::int64_t>(v.groups);
-  DataWork work;
   const auto classes = fprop ? std::vector<TapClass>{fprop_class(v)} : dgrad_classes(v);
-  double steps = 0;
-  for (const TapClass& of : classes) {
-    const std::int64_t tiles = ceil_div(v.N * of.in_image(), pixels) * lane_tiles;
-    work.tiles += tiles;
-    steps += static_cast<double>(tiles) * steps_of(of.taps(), depth, slice_of(depth, element), kStepBytes / element);
+  DataWork best;
+  for (int ctas = 1; ctas <= 2; ++ctas) {
+    std::int64_t tiles = 0;
+    double steps = 0;
+    for (const TapClass& of : classes) {
+      const std::int64_t of_class = ceil_div(v.N * of.in_image(), pixels * ctas) * ctas * lane_tiles;
+      tiles += of_class;
+      steps += static_cast<double>(of_class) *
+               steps_of(of.taps(), depth, slice_of(depth, element), kStepBytes / element);
+    }
+    const double tile = steps / static_cast<double>(tiles) *
+                            step_cycles(pixels, lanes, pixels + lanes / ctas) +
+                        kEpilogueCycles * pixels * lanes / (128 * 128);
+    const double cycles = static_cast<double>(waves(tiles, multiprocessors)) * tile;
+    if (ctas == 1 || cycles <= best.cycles) best = {ctas, cycles};
   }
-  work.steps = steps / static_cast<double>(work.tiles);
-  return work;
+  return best;
 }
 
 template <class T, Pass Which, int Pixels, int Lanes>
 double data_cost(const ConvParams& v, int multiprocessors) {
-  const DataWork work = data_work(v, Which, Pixels, Lanes, sizeof(T));
-  const int ctas = cluster_of(work.tiles, multiprocessors);
-  const double tile = work.steps * step_cycles(Pixels, Lanes, Pixels + Lanes / ctas) +
-                      kEpilogueCycles * Pixels * Lanes / (128 * 128);
-  return static_cast<double>(waves(work.tiles, multiprocessors)) * tile;
+  return data_work(v, Which, Pixels, Lanes, sizeof(T), multiprocessors).cycles;
 }
 
 // ---- forward and input gradient -----------------------------------------------------------------
@@ -176,6 +178,7 @@ struct WgmmaData {
   }
 
   static void run(const ConvParams& params, const Operands& o, void* stream) {
+    bind_device();
     const ConvParams v = viewed(params, Which);
     const auto classes = kFprop ? std::vector<TapClass>{fprop_class(v)} : dgrad_classes(v);
     const PixelTensor read = kFprop ? input_of(v, kType, o.input) : output_of(v, kType, o.output);
@@ -191,16 +194,16 @@ struct WgmmaData {
     p.slice = slice_of(p.depth, sizeof(T));
     p.tap_width = v.S;
     const int processors = multiprocessors();
-    p.ctas = cluster_of(
-        data_work(params, Which, Tiling::kPixels, Tiling::kLanes, sizeof(T)).tiles, processors);
-    const std::int64_t lane_tiles =
-        static_cast<std::int64_t>(block_count(p.lanes, Tiling::kLanes)) * p.groups;
+    p.ctas = data_work(params, Which, Tiling::kPixels, Tiling::kLanes, sizeof(T), processors).ctas;
+    const int lane_tiles = block_count(p.lanes, Tiling::kLanes);
+    p.by_lane_tiles = Divisor(lane_tiles);
+    p.by_groups = Divisor(p.groups);
     p.items = 0;
     for (std::size_t i = 0; i < classes.size(); ++i) {
       TapClass& of = p.classes[i];
       of = classes[i];
       of.first_item = p.items;
-      p.items += ceil_div(p.images * of.in_image(), Tiling::kPixels * p.ctas) * lane_tiles;
+      p.items += ceil_div(p.images * of.in_image(), Tiling::kPixels * p.ctas) * lane_tiles * p.groups;
       const TapClass& reads = classes[of.taps() > 0 ? i : 0];
       of.matrix = is_matrix(read, reads);
       p.pixels[i] = encode_map(pixel_map(read, reads, p.slice, Tiling::kPixels));
@@ -238,8 +241,10 @@ struct WgmmaData {
 
 struct WeightWork {
   int chunk, chunks;
+  int chunk_tiles, row_tiles;
   std::int64_t tiles;  // of one share
   Shares shares;
+  double cycles = 0;
 };
 
 // Shares of the pixels, by shape alone: as if for 132 multiprocessors, what the last wave leaves
@@ -250,27 +255,29 @@ WeightWork weight_work(const ConvParams& params, int m, int n) {
   work.chunk = slice_of(v.channels, 2);
   work.chunks = block_count(v.channels, work.chunk);
   const std::int64_t columns = static_cast<std::int64_t>(v.R) * v.S * work.chunks * work.chunk;
-  work.tiles = ceil_div(columns, n) * block_count(v.outputs, m) * v.groups;
+  work.chunk_tiles = static_cast<int>(ceil_div(columns, n));
+  work.row_tiles = block_count(v.outputs, m);
+  work.tiles = static_cast<std::int64_t>(work.chunk_tiles) * work.row_tiles * v.groups;
   const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
   const std::int64_t steps = ceil_div(pixels, kStepPixels);
-  // Sums of more than 16384 products would err; fewer than 8 steps fill no pipeline.
-  constexpr std::int64_t kMostSteps = 256, kFewestSteps = 8, kProcessors = 132;
+  // Sums of more than 65536 products would err beyond bfloat16's rounding; fewer than 8 steps fill no
+  // pipeline.
+  constexpr std::int64_t kMostSteps = 1024, kFewestSteps = 8, kProcessors = 132;
   const std::int64_t fewest = ceil_div(steps, kMostSteps);
   const std::int64_t most = std::max(fewest, std::min(steps / kFewestSteps, 4 * kProcessors));
   // A sum is written and read, by all multiprocessors at 19 bytes a cycle each (4.3 TB/s).
   const double weights = static_cast<double>(v.K) * v.R * v.S * v.channels;
   const double cycles_of_share = weights * 8 / (kProcessors * 19.0);
   std::int64_t best = fewest;
-  double least = 0;
   for (std::int64_t count = fewest; count <= most; ++count) {
     const auto length = static_cast<double>(ceil_div(steps, count));
     const double cost =
         static_cast<double>(waves(work.tiles * count, kProcessors)) *
             (length * step_cycles(m, n, m + n) + kEpilogueCycles) +
         static_cast<double>(count) * cycles_of_share;
-    if (count == fewest || cost < least) {
+    if (count == fewest || cost < work.cycles) {
       best = count;
-      least = cost;
+      work.cycles = cost;
     }
   }
   const Shares cut_steps = cut(steps, best);
@@ -280,10 +287,7 @@ WeightWork weight_work(const ConvParams& params, int m, int n) {
 
 template <int M, int N>
 double weight_cost(const ConvParams& v, int) {
-  const WeightWork work = weight_work(v, M, N);
-  return static_cast<double>(waves(work.tiles * work.shares.count, 132)) *
-         (static_cast<double>(work.shares.size) / kStepPixels * step_cycles(M, N, M + N) +
-          kEpilogueCycles);
+  return weight_work(v, M, N).cycles;
 }
 
 template <class T, class Tile>
@@ -294,6 +298,7 @@ struct WgmmaWeight {
   }
 
   static void run(const ConvParams& params, const Operands& o, void* stream) {
+    bind_device();
     const ConvParams v = viewed(params, Pass::kWgrad);
     const DType dtype = Named<T>::dtype;
     const WeightWork work = weight_work(params, Tile::kM, Tile::kN);
@@ -314,6 +319,9 @@ struct WgmmaWeight {
     p.chunk = work.chunk;
     p.chunks = work.chunks;
     p.by_chunks = Divisor(work.chunks);
+    p.by_chunk_tiles = Divisor(work.chunk_tiles);
+    p.by_row_tiles = Divisor(work.row_tiles);
+    p.by_groups = Divisor(v.groups);
     p.grad_tiled = is_matrix(grad, each);
     p.grad = encode_map(pixel_map(grad, each, 64, kStepPixels));
     p.taps.matrix = is_matrix(input, p.taps);

@@ -6,10 +6,16 @@
 //           rows 16w to 16w + 15 of each 64; a thread rows g and g + 8, columns 2t and 2t + 1 of each
 //           16 x 8, with g = thread / 4 and t = thread % 4 of the warp.
 //           The first warpgroup is the producer: one thread of it starts all copies.
+// protocol  A stage has two barriers. `full`: the producer announces how many bytes come, its own and
+//           those that the other CTA of a cluster copies for it, and they arrive; consumers wait. `empty`:
+//           each warp of all consumers arrives once it has multiplied, here and in the other CTA, since
+//           copies from there write here too; the producer waits. Each stage's phases alternate: 0 in
+//           the first round, 1 in the second. A fresh `empty` is as if phase 1 were over: the first
+//           round waits for nobody.
 // budget    128 x 256, two consumers of 64 x 256: 128 registers of sums, of the 224 that a consumer
 //           takes when the producer goes down to 56: 128 * 56 + 256 * 224 = 64512 of 65536. Shared:
-//           4 stages of (128 + 256) * 128 bytes = 192 KiB, 32 KiB for results on their way out,
-//           and the barriers: 224 of 227 KiB.
+//           4 stages of (128 + 256) * 128 bytes = 192 KiB, 34 KiB for results on their way out and
+//           the bias, and the barriers: 226 of 227 KiB.
 // needs     sm_90a; what the copies need (wgmma_data.cuh, wgmma_weight.cuh).
 // bound by  wgmma, 1024 cycles a step of 128 x 256, if 48 KiB a step come from the L2 cache as fast:
 //           two CTAs that share their weights, each copying half for both, need 32.
@@ -80,7 +86,9 @@ struct WgmmaTile {
   static constexpr int kStageBytes = kABytes + kBBytes;
   // Results on their way out: two blocks of 64 pixels x 128 bytes a consumer.
   static constexpr int kBlockBytes = 64 * 128;
-  static constexpr int kStoreBytes = Stores ? kConsumers * 2 * kBlockBytes : 0;
+  static constexpr int kMostLanes = 256;
+  static constexpr int kBiasBytes = kMostLanes * 4;  // of a consumer's lanes, as float32
+  static constexpr int kStoreBytes = Stores ? kConsumers * (2 * kBlockBytes + kBiasBytes) : 0;
   static constexpr int kMostStages = 8;
   static constexpr int kFit = (kHopperSharedBytes - kStoreBytes - 16 * kMostStages) / kStageBytes;
   static constexpr int kStages = kFit < kMostStages ? kFit : kMostStages;
@@ -123,20 +131,20 @@ struct WgmmaTile {
       mbarrier_arrive_expect(&full[stage], kStageBytes);
       return &full[stage];
     }
-    // By a consumer's warps: the stage may be filled again, here and where copies from here went.
+    // By a consumer's warps: the stage may be filled again, here and from the other CTA.
     CONVEXT_DEVICE void release(int which, int ctas) const {
-      if (threadIdx.x % 32 != 0) return;
-      if (ctas == 1) {
-        mbarrier_arrive(&empty[which]);
-      } else {
-        for (int cta = 0; cta < ctas; ++cta) mbarrier_arrive_at(&empty[which], cta);
-      }
+      const int cta = static_cast<int>(threadIdx.x) % 32;
+      if (cta < ctas) mbarrier_arrive_at(&empty[which], cta);
     }
   };
 
   using Sums = float[kBlocks][kColumns / 2];
 
-  CONVEXT_DEVICE static int consumer() { return static_cast<int>(threadIdx.x) / 128 - 1; }
+  // By all lanes of a warp together: so the compiler knows that they agree.
+  CONVEXT_DEVICE static int warpgroup() {
+    return __shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 128, 0);
+  }
+  CONVEXT_DEVICE static int consumer() { return warpgroup() - 1; }
   CONVEXT_DEVICE static int first_row() { return consumer() / ConsumersN * kRows; }
   CONVEXT_DEVICE static int first_column() { return consumer() % ConsumersN * kColumns; }
 
@@ -153,6 +161,11 @@ struct WgmmaTile {
       ring->release(before, ctas);
     }
     wgmma_wait<0>();
+#pragma unroll
+    for (int i = 0; i < kBlocks; ++i) {
+#pragma unroll
+      for (int e = 0; e < kColumns / 2; ++e) hold_sum(sums[i][e]);
+    }
     ring->release(ring->stage, ctas);
     ring->next();
   }
@@ -160,7 +173,8 @@ struct WgmmaTile {
   CONVEXT_DEVICE static void start_step(Ring* ring, const MatrixWalk& a, const MatrixWalk& b,
                                         bool add, Sums& sums) {
     mbarrier_wait(&ring->full[ring->stage], ring->parity);
-    const unsigned stage = smem_address(ring->here());
+    // Without the number of the CTA in its cluster, which an address has in front.
+    const unsigned stage = smem_address(ring->here()) & 0x3ffff;
     wgmma_fence();
 #pragma unroll
     for (int k = 0; k < MatrixWalk::kPieces; ++k) {

@@ -27,7 +27,7 @@ struct WeightParams {
   std::int64_t items;
   int images, K, groups, outputs, channels;
   int chunk, chunks;  // channels of a chunk; chunks of a tap
-  Divisor by_chunks;
+  Divisor by_chunks, by_chunk_tiles, by_row_tiles, by_groups;
   bool grad_tiled;  // its pixels are evenly spaced
 };
 
@@ -40,11 +40,10 @@ struct WeightTile {
 template <class Tile>
 CONVEXT_DEVICE WeightTile weight_tile(const WeightParams& p, std::int64_t item) {
   WeightTile tile;
-  auto rest = static_cast<unsigned>(item);
-  const int chunks = Tile::kN / p.chunk;
-  tile.chunk0 = take(&rest, (p.taps.taps() * p.chunks + chunks - 1) / chunks) * chunks;
-  tile.row0 = take(&rest, block_count(p.outputs, Tile::kM)) * Tile::kM;
-  tile.group = take(&rest, p.groups);
+  std::int64_t rest = item;
+  tile.chunk0 = p.by_chunk_tiles.divide(&rest) * (Tile::kN / p.chunk);
+  tile.row0 = p.by_row_tiles.divide(&rest) * Tile::kM;
+  tile.group = p.by_groups.divide(&rest);
   tile.split = rest;
   tile.pixel0 = tile.split * p.share;
   const std::int64_t left = p.pixels - tile.pixel0;
@@ -62,7 +61,8 @@ CONVEXT_DEVICE void fill_weight_stages(const WeightParams& p, typename Tile::Rin
     const WeightTile tile = weight_tile<Tile>(p, item);
     std::int64_t first = tile.chunk0;
     const int c0 = p.by_chunks.divide(&first) * p.chunk;
-    const int s0 = p.taps.columns.taps, r0 = static_cast<int>(first) / s0;
+    const int taps_across = p.taps.columns.taps;
+    const int r0 = static_cast<int>(first) / taps_across, s0 = static_cast<int>(first) % taps_across;
     Pixel at = p.taps.at(tile.pixel0);
     auto pixel = static_cast<int>(tile.pixel0);
     for (int step = 0; step < tile.steps; ++step) {
@@ -78,11 +78,10 @@ CONVEXT_DEVICE void fill_weight_stages(const WeightParams& p, typename Tile::Rin
           tma_load_im2col(to, &p.grad, barrier, k, at.q, at.p, at.n, 0, 0);
         }
       }
-      SliceWalk walk{p.taps.rows.taps, s0,  p.channels, p.chunk,
-                     r0,               static_cast<int>(first) % s0, c0};
+      TapWalk walk{taps_across, p.channels, p.chunk, r0, s0, c0};
       for (int column = 0; column < Tile::kN; column += p.chunk, walk.next()) {
         unsigned char* const to = stage + Tile::kABytes + column * kStepBytes;
-        const bool over = walk.over();
+        const bool over = walk.r >= p.taps.rows.taps;
         const int c = over ? p.channels * p.groups : tile.group * p.channels + walk.c;
         if (p.taps.matrix) {
           tma_load_2d(to, &p.input, barrier, c, pixel);
@@ -111,39 +110,55 @@ __global__ void __launch_bounds__(Tile::kThreads, 1)
   if (threadIdx.x == 0) ring.init(1);
   __syncthreads();  // the barriers are there
 
-  if (threadIdx.x < 128) {
+  if (Tile::warpgroup() == 0) {
     give_registers<Tile::kProducerRegisters>();
-    if (threadIdx.x == 0) fill_weight_stages<Tile>(p, ring);
+    if (__shfl_sync(0xffffffffu, static_cast<int>(threadIdx.x) / 32, 0) == 0 && elect_one()) {
+      fill_weight_stages<Tile>(p, ring);
+    }
     return;
   }
   take_registers<Tile::kConsumerRegisters>();
   const auto a = MatrixWalk::rows_adjacent(0, 128, Tile::first_row());
   const auto b = MatrixWalk::rows_adjacent(Tile::kABytes, p.chunk * 2, Tile::first_column());
-  const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, lane = thread % 32;
-  const int taps = p.taps.taps();
+  const int thread = static_cast<int>(threadIdx.x) % 128, warp = thread / 32, in_warp = thread % 32;
+  const int taps = p.taps.taps(), channels = p.channels, padded = p.chunks * p.chunk;
   for (std::int64_t item = blockIdx.x; item < p.items; item += gridDim.x) {
     const WeightTile tile = weight_tile<Tile>(p, item);
     typename Tile::Sums sums;
     Tile::multiply(&ring, a, b, tile.steps, 1, sums);
 
-    // Epilogue.
+    // Epilogue: a thread's rows, and the tap and channel of its first column; a tap's chunks follow
+    // each other.
+    float* row[Tile::kBlocks][2];
+#pragma unroll
+    for (int i = 0; i < Tile::kBlocks; ++i) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int k = tile.row0 + Tile::first_row() + i * 64 + warp * 16 + half * 8 + in_warp / 4;
+        const std::int64_t number = tile.split * p.K + tile.group * p.outputs + k;
+        row[i][half] = k < p.outputs ? sums_of_splits + number * taps * channels : nullptr;
+      }
+    }
+    std::int64_t tap = tile.chunk0 + Tile::first_column() / p.chunk;
+    int c = p.by_chunks.divide(&tap) * p.chunk + Tile::first_column() % p.chunk;
 #pragma unroll
     for (int j = 0; j < Tile::kColumns / 8; ++j) {
-      const int column = Tile::first_column() + j * 8;
-      std::int64_t tap = tile.chunk0 + column / p.chunk;
-      const int c = p.by_chunks.divide(&tap) * p.chunk + column % p.chunk + lane % 4 * 2;
-      if (tap >= taps || c >= p.channels) continue;
+      if (tap < taps && c < channels) {
+        const auto offset = static_cast<int>(tap) * channels + c + in_warp % 4 * 2;
 #pragma unroll
-      for (int i = 0; i < Tile::kBlocks; ++i) {
+        for (int i = 0; i < Tile::kBlocks; ++i) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int k =
-              tile.row0 + Tile::first_row() + i * 64 + warp * 16 + half * 8 + lane / 4;
-          if (k >= p.outputs) continue;
-          const std::int64_t row = tile.split * p.K + tile.group * p.outputs + k;
-          store_pack(sums_of_splits + (row * taps + tap) * p.channels + c,
-                     Pack<float, 2>{{sums[i][4 * j + 2 * half], sums[i][4 * j + 2 * half + 1]}});
+          for (int half = 0; half < 2; ++half) {
+            if (row[i][half] == nullptr) continue;
+            store_pack(row[i][half] + offset,
+                       Pack<float, 2>{{sums[i][4 * j + 2 * half], sums[i][4 * j + 2 * half + 1]}});
+          }
         }
+      }
+      c += 8;
+      if (c == padded) {
+        c = 0;
+        ++tap;
       }
     }
   }

@@ -147,6 +147,11 @@ inline void named_barrier(int id, int threads, EMU_SITE) {
   emu::wait_at_barrier(emu::barrier_of(cta, id), &named.arrived, threads, "barrier.cta", site);
 }
 
+inline bool elect_one(EMU_SITE) {
+  __syncwarp(0xffffffffu, site);
+  return emu::block->cur->lane == 0;
+}
+
 template <int Registers>
 void give_registers(EMU_SITE) {
   static_assert(Registers >= 24 && Registers <= 256 && Registers % 8 == 0);
@@ -173,6 +178,7 @@ template <int N>
 void wgmma_wait(EMU_SITE) {
   emu::wait_for_wgmma(N, site);
 }
+inline void hold_sum(float&) {}
 template <class T, int N, int AMajor, int BMajor>
 void wgmma(float (&d)[N / 2], std::uint64_t a_matrix, std::uint64_t b_matrix, bool accumulate,
            EMU_SITE) {

@@ -6,7 +6,10 @@
 
 #include "launch.h"
 
-inline unsigned smem_address(const void* p) { return emu::shared_address(p); }
+// In front of the place stands the CTA's number in its cluster, as on the device.
+inline unsigned smem_address(const void* p) {
+  return emu::shared_address(p) | static_cast<unsigned>(emu::block->cur->cta) << 24;
+}
 
 // ---- cp.async -----------------------------------------------------------------------------------
 // The source is read at issue. The destination is undefined from issue to wait, so it is poisoned
