@@ -43,7 +43,7 @@ using cudaStream_t = void*;
 namespace convext::cuda {
 
 #if defined(__CUDACC__)
-using TensorMap = CUtensorMap;  // the emulation has its own (tests/emulation/tensor_map.h)
+using TensorMap = CUtensorMap;  // the emulation has its own (tests/emulation/tensor_map_host.h)
 #endif
 
 #if defined(__CUDACC__)

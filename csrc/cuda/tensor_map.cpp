@@ -21,9 +21,8 @@ const char* map_objection(const MapSpec& spec) {
     }
   }
   const int row = spec.im2col ? spec.channels : spec.box[0];
-  if (row * element % 16 != 0 || row * element > spec.swizzle) {
-    return "rows of a box must be multiples of 16 bytes, within the swizzle";
-  }
+  // Shorter rows can be encoded, but where they lie in shared memory is not documented.
+  if (row * element != spec.swizzle) return "rows of a box must be as long as the swizzle";
   if (!spec.im2col) {
     for (int i = 0; i < spec.rank; ++i) {
       if (spec.box[i] < 1 || spec.box[i] > 256) return "extents of a box must be 1 to 256";

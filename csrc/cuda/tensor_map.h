@@ -14,7 +14,7 @@ struct MapSpec {
   int rank = 0;
   std::int64_t size[4] = {1, 1, 1, 1};
   std::int64_t stride[4] = {0, 0, 0, 0};  // bytes; that of dimension 0 is an element's size
-  int swizzle = 128;                      // bytes of a row of the box at most: 32, 64 or 128
+  int swizzle = 128;                      // bytes of a row of the box: 32, 64 or 128
   // A copy brings box[0] x box[1] x ... elements, in this order.
   int box[4] = {1, 1, 1, 1};
   // Or `pixels` pixels of `channels` channels each, of a tensor C W H N: they are taken one after the

@@ -299,6 +299,7 @@ __global__ void __launch_bounds__(Tiling::Tile::kThreads, 1)
   typename Tile::Ring ring(shared);
   const int cta = p.ctas == 1 ? 0 : cluster_cta();
   if (threadIdx.x == 0) ring.init(p.ctas);
+  __syncwarp();
   cluster_sync();  // the barriers are there, in both CTAs
 
   const std::int64_t first = blockIdx.x / static_cast<unsigned>(p.ctas);
