@@ -353,8 +353,8 @@ MUTANTS = [
     Mutant("wgmma_data.cuh", "«give_registers<Tile::kProducerRegisters>();»", "", WGMMA_FPROP),
     Mutant(
         "wgmma_launch.cuh",
-        "p.items += «ceil_div(p.images * of.in_image(), Tiling::kPixels * p.ctas)»",
-        "1",
+        "«p.ctas) * lane_tiles * p.groups»;",
+        "p.ctas)",
         WGMMA_FPROP,
     ),
     Mutant(

@@ -9,9 +9,9 @@ namespace convext::cuda {
 namespace {
 
 CudaKernel kernel_of(const Rung& rung) {
-  return {rung.name,   rung.pass,   rung.algorithm,        rung.dtype,         rung.tile_m,
-          rung.tile_n, rung.tile_k, rung.least_capability, rung.channels_last, rung.rounds_to_tf32,
-          rung.most_capability, rung.only_forced};
+  return {rung.name,          rung.pass,           rung.algorithm,       rung.dtype,
+          rung.tile_m,        rung.tile_n,         rung.tile_k,          rung.least_capability,
+          rung.channels_last, rung.rounds_to_tf32, rung.most_capability, rung.only_forced};
 }
 
 std::vector<CudaKernel> all_kernels() {

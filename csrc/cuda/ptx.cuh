@@ -163,7 +163,8 @@ CONVEXT_DEVICE void fence_mbarrier_init() {
 }
 
 CONVEXT_DEVICE void mbarrier_arrive(std::uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(smem_address(barrier)) : "memory");
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(smem_address(barrier))
+               : "memory");
 }
 
 // At the barrier in the same place of another CTA of the cluster, or of this one. It orders what wgmma
@@ -173,18 +174,17 @@ CONVEXT_DEVICE void mbarrier_arrive_at(std::uint64_t* barrier, int cta) {
   asm volatile(
       "{\n.reg .b32 remote;\n"
       "mapa.shared::cluster.u32 remote, %0, %1;\n"
-      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(
-          smem_address(barrier)),
+      "mbarrier.arrive.shared::cluster.b64 _, [remote];\n}\n" ::"r"(smem_address(barrier)),
       "r"(cta)
       : "memory");
 }
 
 // Arrives, and announces bytes that copies will bring in this phase.
 CONVEXT_DEVICE void mbarrier_arrive_expect(std::uint64_t* barrier, int bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(
-                   smem_address(barrier)),
-               "r"(bytes)
-               : "memory");
+  asm volatile(
+      "mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;\n" ::"r"(smem_address(barrier)),
+      "r"(bytes)
+      : "memory");
 }
 
 // Until the phase of that parity is over: true at once for the phase before the one at hand.
@@ -266,10 +266,11 @@ CONVEXT_DEVICE void tma_load_im2col(void* to, const TensorMap* map, std::uint64_
 }
 
 CONVEXT_DEVICE void tma_store_2d(const TensorMap* map, const void* from, int c0, int c1) {
-  asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];\n" ::
-                   "l"(map),
-               "r"(smem_address(from)), "r"(c0), "r"(c1)
-               : "memory");
+  asm volatile(
+      "cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];\n" ::"l"(
+          map),
+      "r"(smem_address(from)), "r"(c0), "r"(c1)
+      : "memory");
 }
 
 // The thread's stores since the last group are a group.
@@ -293,9 +294,8 @@ CONVEXT_DEVICE void fence_proxy_async() {
 // True for one lane, always the same, of a warp that is together.
 CONVEXT_DEVICE bool elect_one() {
   unsigned elected;
-  asm volatile(
-      "{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}\n"
-      : "=r"(elected));
+  asm volatile("{\n.reg .pred p;\nelect.sync _|p, 0xffffffff;\nselp.u32 %0, 1, 0, p;\n}\n"
+               : "=r"(elected));
   return elected != 0;
 }
 
@@ -317,10 +317,10 @@ CONVEXT_DEVICE void take_registers() {
 // The reverse of ldmatrix: four matrices of 8 x 8 16-bit elements, of whose rows lanes 8i to 8i + 7
 // give the addresses; transposed, a row of memory is a column of what the lanes hold.
 CONVEXT_DEVICE void stmatrix_x4(void* row, const unsigned (&r)[4]) {
-  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(
-                   smem_address(row)),
-               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
-               : "memory");
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(smem_address(row)),
+      "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+      : "memory");
 }
 CONVEXT_DEVICE void stmatrix_x4_trans(void* row, const unsigned (&r)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};\n" ::"r"(
@@ -350,10 +350,10 @@ CONVEXT_DEVICE void hold_sum(float& sum) { asm volatile("" : "+f"(sum)::"memory"
 #define CONVEXT_REGISTERS_0                                                   \
   "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16" \
   ", %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
-#define CONVEXT_REGISTERS_32                                                        \
+#define CONVEXT_REGISTERS_32                                                         \
   ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
   ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
-#define CONVEXT_REGISTERS_64                                                        \
+#define CONVEXT_REGISTERS_64                                                         \
   ", %64, %65, %66, %67, %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79" \
   ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95"
 #define CONVEXT_REGISTERS_96                                                                     \
@@ -371,16 +371,16 @@ CONVEXT_DEVICE void hold_sum(float& sum) { asm volatile("" : "+f"(sum)::"memory"
 #define CONVEXT_SUMS_256 CONVEXT_SUMS_192, CONVEXT_SUMS_32(96)
 // The text's operands after the sums: matrices, whether to add, and how they lie. `shape` is the
 // depth and the types.
-#define CONVEXT_WGMMA(n, shape, registers, a, b, add, majors, ...)                           \
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add                                       \
+#define CONVEXT_WGMMA(n, shape, registers, a, b, add, majors, ...)                              \
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, " add                                          \
                ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n shape " {" registers "}, " a ", " b \
-               ", p, 1, 1" majors ";\n}\n"                                                   \
-               : CONVEXT_SUMS_##n                                                            \
+               ", p, 1, 1" majors ";\n}\n"                                                      \
+               : CONVEXT_SUMS_##n                                                               \
                : __VA_ARGS__)
-#define CONVEXT_WGMMA_SHARED(n, shape, registers, a, b, add, a_major, b_major)                 \
-  CONVEXT_WGMMA(n, shape, registers, a, b, add, ", " a_major ", " b_major, "l"(a_matrix),      \
+#define CONVEXT_WGMMA_SHARED(n, shape, registers, a, b, add, a_major, b_major)            \
+  CONVEXT_WGMMA(n, shape, registers, a, b, add, ", " a_major ", " b_major, "l"(a_matrix), \
                 "l"(b_matrix), "r"(static_cast<int>(accumulate)), "n"(AMajor), "n"(BMajor))
-#define CONVEXT_WGMMA_TF32(n, shape, registers, a, b, add, a_major, b_major)  \
+#define CONVEXT_WGMMA_TF32(n, shape, registers, a, b, add, a_major, b_major)      \
   CONVEXT_WGMMA(n, shape, registers, a, b, add, "", "l"(a_matrix), "l"(b_matrix), \
                 "r"(static_cast<int>(accumulate)))
 #define CONVEXT_WGMMA_REGISTERS(n, shape, registers, a0, a1, a2, a3, b, add, b_major)          \
@@ -400,16 +400,16 @@ CONVEXT_DEVICE void hold_sum(float& sum) { asm volatile("" : "+f"(sum)::"memory"
 template <class T, int N, int AMajor, int BMajor>
 CONVEXT_DEVICE void wgmma(float (&d)[N / 2], std::uint64_t a_matrix, std::uint64_t b_matrix,
                           bool accumulate) {
-#define CONVEXT_WGMMA_OF(form, shape)                                                             \
-  if constexpr (N == 64) {                                                                        \
-    form(64, shape, CONVEXT_REGISTERS_64_SUMS, "%32", "%33", "%34", "%35", "%36");                \
-  } else if constexpr (N == 128) {                                                                \
-    form(128, shape, CONVEXT_REGISTERS_128_SUMS, "%64", "%65", "%66", "%67", "%68");              \
-  } else if constexpr (N == 192) {                                                                \
-    form(192, shape, CONVEXT_REGISTERS_192_SUMS, "%96", "%97", "%98", "%99", "%100");             \
-  } else {                                                                                        \
-    static_assert(N == 256, "64, 128, 192 or 256 columns");                                       \
-    form(256, shape, CONVEXT_REGISTERS_256_SUMS, "%128", "%129", "%130", "%131", "%132");         \
+#define CONVEXT_WGMMA_OF(form, shape)                                                     \
+  if constexpr (N == 64) {                                                                \
+    form(64, shape, CONVEXT_REGISTERS_64_SUMS, "%32", "%33", "%34", "%35", "%36");        \
+  } else if constexpr (N == 128) {                                                        \
+    form(128, shape, CONVEXT_REGISTERS_128_SUMS, "%64", "%65", "%66", "%67", "%68");      \
+  } else if constexpr (N == 192) {                                                        \
+    form(192, shape, CONVEXT_REGISTERS_192_SUMS, "%96", "%97", "%98", "%99", "%100");     \
+  } else {                                                                                \
+    static_assert(N == 256, "64, 128, 192 or 256 columns");                               \
+    form(256, shape, CONVEXT_REGISTERS_256_SUMS, "%128", "%129", "%130", "%131", "%132"); \
   }
   if constexpr (std::is_same_v<T, __half>) {
     CONVEXT_WGMMA_OF(CONVEXT_WGMMA_SHARED, "k16.f32.f16.f16")
@@ -426,14 +426,14 @@ CONVEXT_DEVICE void wgmma(float (&d)[N / 2], std::uint64_t a_matrix, std::uint64
 template <class T, int N, int BMajor>
 CONVEXT_DEVICE void wgmma_registers(float (&d)[N / 2], const unsigned (&a)[4],
                                     std::uint64_t b_matrix, bool accumulate) {
-#define CONVEXT_WGMMA_OF(shape)                                                                   \
-  if constexpr (N == 64) {                                                                        \
-    CONVEXT_WGMMA_REGISTERS(64, shape, CONVEXT_REGISTERS_64_SUMS, "%32", "%33", "%34", "%35",     \
-                            "%36", "%37", "%38");                                                 \
-  } else {                                                                                        \
-    static_assert(N == 128, "64 or 128 columns");                                                 \
-    CONVEXT_WGMMA_REGISTERS(128, shape, CONVEXT_REGISTERS_128_SUMS, "%64", "%65", "%66", "%67",   \
-                            "%68", "%69", "%70");                                                 \
+#define CONVEXT_WGMMA_OF(shape)                                                                 \
+  if constexpr (N == 64) {                                                                      \
+    CONVEXT_WGMMA_REGISTERS(64, shape, CONVEXT_REGISTERS_64_SUMS, "%32", "%33", "%34", "%35",   \
+                            "%36", "%37", "%38");                                               \
+  } else {                                                                                      \
+    static_assert(N == 128, "64 or 128 columns");                                               \
+    CONVEXT_WGMMA_REGISTERS(128, shape, CONVEXT_REGISTERS_128_SUMS, "%64", "%65", "%66", "%67", \
+                            "%68", "%69", "%70");                                               \
   }
   if constexpr (std::is_same_v<T, __half>) {
     CONVEXT_WGMMA_OF("k16.f32.f16.f16")

@@ -34,13 +34,13 @@ struct DataParams {
   TensorMap weight, result;
   TapClass classes[kMostClasses];
   int class_count;
-  std::int64_t items;  // pieces of work: a tile for each CTA of a cluster
-  int ctas;            // of a cluster
+  std::int64_t items;                // pieces of work: a tile for each CTA of a cluster
+  int ctas;                          // of a cluster
   int images, groups, depth, lanes;  // depth and lanes: channels of a group
   Divisor by_lane_tiles, by_groups;
   int slice;
-  int tap_width;            // S: taps of the weight lie in rows of so many
-  bool result_tiled;        // the result's pixels are evenly spaced
+  int tap_width;      // S: taps of the weight lie in rows of so many
+  bool result_tiled;  // the result's pixels are evenly spaced
   Strides result_strides;
 };
 
@@ -144,8 +144,8 @@ CONVEXT_DEVICE void fill_data_stages(const DataParams& p, typename Tiling::Tile:
           const int k = over ? beyond : channel + cta * part_depths;
 #pragma unroll
           for (int lane = 0; lane < Tiling::kLanes; lane += 64) {
-            unsigned char* const to = stage + Tiling::kWeightAt + lane * kStepBytes +
-                                      (part + cta * part_depths) * 128;
+            unsigned char* const to =
+                stage + Tiling::kWeightAt + lane * kStepBytes + (part + cta * part_depths) * 128;
             if (ctas == 1) {
               tma_load_3d(to, weight, barrier, tile.lane0 + lane, tap, k);
             } else {
@@ -280,9 +280,9 @@ CONVEXT_DEVICE void store_data(const DataParams& p, const DataTile& tile, unsign
         const std::int64_t offset =
             offset_of(p.result_strides, at.n, 0, of.rows.residue + at.p * of.rows.result_step,
                       of.columns.residue + at.q * of.columns.result_step);
-        store_pack(result + offset + group_lane + first,
-                   load_pack<kVector>(
-                       reinterpret_cast<const T*>(buffer + result_chunk(pixel, chunk))));
+        store_pack(
+            result + offset + group_lane + first,
+            load_pack<kVector>(reinterpret_cast<const T*>(buffer + result_chunk(pixel, chunk))));
       }
     }
   }
@@ -311,16 +311,16 @@ __global__ void __launch_bounds__(Tiling::Tile::kThreads, 1)
     }
   } else {
     take_registers<Tile::kConsumerRegisters>();
-    unsigned char* const own = shared + Tile::kStages * Tile::kStageBytes +
-                               Tile::consumer() * 2 * Tile::kBlockBytes;
+    unsigned char* const own =
+        shared + Tile::kStages * Tile::kStageBytes + Tile::consumer() * 2 * Tile::kBlockBytes;
     // Behind the blocks of both consumers.
-    auto* const staged = reinterpret_cast<float*>(
-        shared + Tile::kStages * Tile::kStageBytes + Tile::kConsumers * 2 * Tile::kBlockBytes +
-        Tile::consumer() * Tile::kBiasBytes);
+    auto* const staged = reinterpret_cast<float*>(shared + Tile::kStages * Tile::kStageBytes +
+                                                  Tile::kConsumers * 2 * Tile::kBlockBytes +
+                                                  Tile::consumer() * Tile::kBiasBytes);
     const int slice = p.slice * Tiling::kElement;
-    const auto pixels = MatrixWalk::depth_adjacent(
-        Tiling::kPixelsAt, Tiling::kPixels, slice,
-        Tiling::kSwap ? Tile::first_column() : Tile::first_row());
+    const auto pixels =
+        MatrixWalk::depth_adjacent(Tiling::kPixelsAt, Tiling::kPixels, slice,
+                                   Tiling::kSwap ? Tile::first_column() : Tile::first_row());
     const int lane = Tiling::kSwap ? Tile::first_row() : Tile::first_column();
     const auto weight =
         Tiling::kWeightMajor == 0
@@ -329,8 +329,7 @@ __global__ void __launch_bounds__(Tiling::Tile::kThreads, 1)
     int stored = 0;
     for (std::int64_t item = first; item < p.items; item += stride) {
       const DataTile tile = data_tile(p, item, cta, Tiling::kPixels, Tiling::kLanes);
-      const int steps =
-          steps_of(p.classes[tile.of_class].taps(), p.depth, p.slice, Tiling::kDepth);
+      const int steps = steps_of(p.classes[tile.of_class].taps(), p.depth, p.slice, Tiling::kDepth);
       if (bias != nullptr) stage_bias<T, Tiling>(p, tile, bias, staged);
       typename Tile::Sums sums;
       Tile::multiply(&ring, Tiling::kSwap ? weight : pixels, Tiling::kSwap ? pixels : weight, steps,

@@ -18,7 +18,8 @@ struct TapAxis {
   int start = 0, step = 1;
   int taps = 1, first_tap = 0, tap_step = 1;
   int offset = 0, offset_step = 0;
-  int residue = 0, result_step = 1;  // pixel i is row (column) residue + i * result_step of the result
+  int residue = 0,
+      result_step = 1;  // pixel i is row (column) residue + i * result_step of the result
 };
 
 inline TapAxis fprop_axis(int outputs, int taps, int stride, int pad, int dilation) {
@@ -51,7 +52,7 @@ inline TapAxis dgrad_axis(const AxisClass& of, int tap_step, int output_step, in
 // Pixels of the result that are reached through the same taps.
 struct TapClass {
   TapAxis rows, columns;
-  bool matrix = false;  // the pixels that are read are all of their tensor's, evenly spaced
+  bool matrix = false;          // the pixels that are read are all of their tensor's, evenly spaced
   std::int64_t first_item = 0;  // of the work, in the order in which it is done
 
   CONVEXT_HOST_DEVICE int taps() const { return rows.taps * columns.taps; }

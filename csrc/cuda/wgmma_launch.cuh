@@ -140,14 +140,15 @@ DataWork data_work(const ConvParams& params, Pass pass, int pixels, int lanes, i
     std::int64_t tiles = 0;
     double steps = 0;
     for (const TapClass& of : classes) {
-      const std::int64_t of_class = ceil_div(v.N * of.in_image(), pixels * ctas) * ctas * lane_tiles;
+      const std::int64_t of_class =
+          ceil_div(v.N * of.in_image(), pixels * ctas) * ctas * lane_tiles;
       tiles += of_class;
       steps += static_cast<double>(of_class) *
                steps_of(of.taps(), depth, slice_of(depth, element), kStepBytes / element);
     }
-    const double tile = steps / static_cast<double>(tiles) *
-                            step_cycles(pixels, lanes, pixels + lanes / ctas) +
-                        kEpilogueCycles * pixels * lanes / (128 * 128);
+    const double tile =
+        steps / static_cast<double>(tiles) * step_cycles(pixels, lanes, pixels + lanes / ctas) +
+        kEpilogueCycles * pixels * lanes / (128 * 128);
     const double cycles = static_cast<double>(waves(tiles, multiprocessors)) * tile;
     if (ctas == 1 || cycles <= best.cycles) best = {ctas, cycles};
   }
@@ -203,16 +204,16 @@ struct WgmmaData {
       TapClass& of = p.classes[i];
       of = classes[i];
       of.first_item = p.items;
-      p.items += ceil_div(p.images * of.in_image(), Tiling::kPixels * p.ctas) * lane_tiles * p.groups;
+      p.items +=
+          ceil_div(p.images * of.in_image(), Tiling::kPixels * p.ctas) * lane_tiles * p.groups;
       const TapClass& reads = classes[of.taps() > 0 ? i : 0];
       of.matrix = is_matrix(read, reads);
       p.pixels[i] = encode_map(pixel_map(read, reads, p.slice, Tiling::kPixels));
     }
     p.weight = encode_map(weight_box(v, o, p, stream));
     p.result_strides = written.strides;
-    p.result_tiled =
-        classes.size() == 1 &&
-        pixel_pitch(written.strides, written.images, written.rows, written.columns) != 0;
+    p.result_tiled = classes.size() == 1 && pixel_pitch(written.strides, written.images,
+                                                        written.rows, written.columns) != 0;
     if (p.result_tiled) {
       p.result = encode_map(matrix_map(written, 128 / Tiling::kElement, 64, 128));
     }
@@ -271,10 +272,9 @@ WeightWork weight_work(const ConvParams& params, int m, int n) {
   std::int64_t best = fewest;
   for (std::int64_t count = fewest; count <= most; ++count) {
     const auto length = static_cast<double>(ceil_div(steps, count));
-    const double cost =
-        static_cast<double>(waves(work.tiles * count, kProcessors)) *
-            (length * step_cycles(m, n, m + n) + kEpilogueCycles) +
-        static_cast<double>(count) * cycles_of_share;
+    const double cost = static_cast<double>(waves(work.tiles * count, kProcessors)) *
+                            (length * step_cycles(m, n, m + n) + kEpilogueCycles) +
+                        static_cast<double>(count) * cycles_of_share;
     if (count == fewest || cost < work.cycles) {
       best = count;
       work.cycles = cost;
@@ -358,8 +358,7 @@ template <class T, Pass Which, int Pixels, int Lanes, int ConsumersPixels, int C
           bool Swap = false>
 void add_wgmma_data(std::vector<Rung>* rungs) {
   constexpr int kWeightMajor = Which == Pass::kFprop || sizeof(T) == 4 ? 0 : 1;
-  using Tiling =
-      DataTiling<T, Pixels, Lanes, ConsumersPixels, ConsumersLanes, kWeightMajor, Swap>;
+  using Tiling = DataTiling<T, Pixels, Lanes, ConsumersPixels, ConsumersLanes, kWeightMajor, Swap>;
   using Run = WgmmaData<T, Which, Tiling>;
   Rung rung = wgmma_rung<T>(Which, Pixels, Lanes);
   rung.can = Which == Pass::kFprop ? &can_fprop<T> : &can_dgrad<T>;

@@ -39,9 +39,8 @@ MapSpec matrix_map(const PixelTensor& t, int channels, int pixels, int swizzle) 
   spec.size[0] = t.channels;
   spec.size[1] = t.pixels();
   // The one pixel of a tensor may have any stride.
-  spec.stride[1] = t.pixels() > 1
-                       ? pixel_pitch(t.strides, t.images, t.rows, t.columns) * element
-                       : t.channels * element;
+  spec.stride[1] = t.pixels() > 1 ? pixel_pitch(t.strides, t.images, t.rows, t.columns) * element
+                                  : t.channels * element;
   spec.swizzle = swizzle;
   spec.box[0] = channels;
   spec.box[1] = pixels;
@@ -112,8 +111,10 @@ MapSpec weight_map(const WeightTensor& t, int adjacent, int rows) {
 }
 
 WeightTensor weight_of(const ConvParams& v, DType dtype, const void* data) {
-  return {data,       dtype, v.channels, static_cast<std::int64_t>(v.R) * v.S, v.K,
-          v.S > 1 ? v.weight.w : v.weight.h, v.weight.n};
+  return {data,       dtype,
+          v.channels, static_cast<std::int64_t>(v.R) * v.S,
+          v.K,        v.S > 1 ? v.weight.w : v.weight.h,
+          v.weight.n};
 }
 
 // TF32 is multiplied with the depth adjacent in both operands: input gradients' is the outputs.
@@ -150,12 +151,12 @@ std::vector<TapClass> dgrad_classes(const ConvParams& v) {
   for (int h = 0; h < residues(v.stride_h, v.H); ++h) {
     for (int w = 0; w < residues(v.stride_w, v.W); ++w) {
       TapClass one;
-      one.rows = dgrad_axis(
-          axis_class(h, v.H, v.R, v.stride_h, v.pad_top, v.dilation_h, v.tap_step_h), v.tap_step_h,
-          v.output_step_h, v.stride_h);
-      one.columns = dgrad_axis(
-          axis_class(w, v.W, v.S, v.stride_w, v.pad_left, v.dilation_w, v.tap_step_w), v.tap_step_w,
-          v.output_step_w, v.stride_w);
+      one.rows =
+          dgrad_axis(axis_class(h, v.H, v.R, v.stride_h, v.pad_top, v.dilation_h, v.tap_step_h),
+                     v.tap_step_h, v.output_step_h, v.stride_h);
+      one.columns =
+          dgrad_axis(axis_class(w, v.W, v.S, v.stride_w, v.pad_left, v.dilation_w, v.tap_step_w),
+                     v.tap_step_w, v.output_step_w, v.stride_w);
       classes.push_back(one);
     }
   }

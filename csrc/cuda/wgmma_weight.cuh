@@ -62,7 +62,8 @@ CONVEXT_DEVICE void fill_weight_stages(const WeightParams& p, typename Tile::Rin
     std::int64_t first = tile.chunk0;
     const int c0 = p.by_chunks.divide(&first) * p.chunk;
     const int taps_across = p.taps.columns.taps;
-    const int r0 = static_cast<int>(first) / taps_across, s0 = static_cast<int>(first) % taps_across;
+    const int r0 = static_cast<int>(first) / taps_across,
+              s0 = static_cast<int>(first) % taps_across;
     Pixel at = p.taps.at(tile.pixel0);
     auto pixel = static_cast<int>(tile.pixel0);
     for (int step = 0; step < tile.steps; ++step) {

@@ -38,7 +38,7 @@ enum class Groups { kAny, kOfOneChannel, kOfFewChannels, kOneOfFewChannels, kOfE
 struct Wanted {
   Tile tile;
   Groups groups = Groups::kAny;
-  bool channels_last = false;  // alone
+  bool channels_last = false;                       // alone
   std::function<bool(const ConvProblem&)> accepts;  // if it is there, whether others are drawn
 };
 
