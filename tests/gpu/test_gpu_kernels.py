@@ -49,6 +49,7 @@ EIGHTS = [
     Problem(N=2, C=24, H=23, W=29, K=32, R=5, S=3, stride=(3, 4), padding=(2, 0), dilation=(1, 3)),
     Problem(N=3, C=128, H=14, W=14, K=256, groups=2, padding=(1, 1), bias=True),
     Problem(N=64, C=512, H=7, W=7, K=512, padding=(1, 1)),
+    Problem(N=64, C=256, H=28, W=28, K=64, padding=(1, 1)),
 ]
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 LAYOUTS = ["contiguous", "channels_last", "channels_last_sliced", "offset"]

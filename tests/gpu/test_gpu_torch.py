@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -114,6 +116,26 @@ def test_the_second_device() -> None:
     torch.testing.assert_close(output.cpu(), convext.conv2d(input, weight))
     with pytest.raises(RuntimeError, match="device"):
         convext.conv2d(input.to("cuda:1"), weight.to("cuda:0"))
+
+
+def test_backward_on_a_thread_without_a_context() -> None:
+    """The first that autograd's thread does may be to describe tensors to the driver."""
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("needs compute capability 9.0")
+    code = """
+import torch, convext
+tensors = [torch.randn(size, device="cuda", dtype=torch.bfloat16) for size in
+           [(8, 64, 28, 28), (64, 64, 3, 3), (8, 64, 26, 26)]]
+input, weight, grad = (t.to(memory_format=torch.channels_last) for t in tensors)
+input.requires_grad_(), weight.requires_grad_()
+output = convext.conv2d(input, weight)
+with convext.force_plan("cuda:dgrad=wgmma,wgrad=wgmma"):
+    output.backward(grad)
+print(input.grad.isfinite().all().item(), weight.grad.isfinite().all().item())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["True", "True"]
 
 
 def test_wrong_devices_and_dtypes() -> None:
