@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import random
 import re
@@ -84,6 +85,24 @@ def test_the_kernels_it_names_are_those_that_run(
     assert {"convext::conv2d", "convext::conv2d_backward"} <= seen
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_under_autocast_too(dtype: torch.dtype) -> None:
+    layer = convext.ConvExt2d(16, 24, 3, padding=1, dtype=dtype)
+    for input in (
+        torch.randn(2, 16, 20, 20, dtype=dtype),
+        torch.randn(2, 16, 20, 40, dtype=dtype)[..., ::2],
+    ):
+        convext._C.reset_kernel_runs()
+        with torch.autocast("cpu", torch.bfloat16):
+            plan = convext.explain(layer, input)
+            layer(input).sum().backward()
+        assert plan.problem.dtype == ("bfloat16" if dtype == torch.float32 else "float64")
+        assert convext.last_plan()["forward"].kernel == plan["forward"].kernel
+        problem = convext.last_plan()["forward"].problem
+        assert problem.input_layout == plan.problem.input_layout
+        assert convext.explain(layer, input).problem.dtype == str(dtype).removeprefix("torch.")
+
+
 def test_a_shape_stands_for_a_tensor_like_the_weight() -> None:
     layer = convext.ConvExt2d(8, 8, 1).to(memory_format=torch.channels_last, dtype=torch.float64)
     plan = convext.explain(layer, (2, 8, 9, 9))
@@ -143,7 +162,9 @@ def test_all_of_it_is_printed() -> None:
         for word in (name, found.kernel, *found.sources, *(kernel for kernel, _ in found.refused)):
             assert word in text
             assert word in page
-        assert found.reason in text
+        for _, line in found.facts():
+            assert line in text
+            assert html.escape(line) in page
         assert found.kernel in repr(plan)
     assert plan.formula["P"] in text
     assert "circular" in text
@@ -214,30 +235,99 @@ def test_wrong_arguments() -> None:
 # ---- where a kernel's source is
 
 
+def places() -> set[tuple[str, str]]:
+    """(file below csrc/, name), all there are."""
+    tables = [found for table in (_sources.CPU, _sources.CUDA) for found in table.values()]
+    found = {_sources.PLANES, _sources.BORDER}
+    for each in tables:
+        for of_pass in each.values() if isinstance(each, dict) else [each]:
+            found.update(of_pass)
+    return found
+
+
 def test_every_kernel_has_its_source() -> None:
     kernels = convext._C.kernels()
-    assert {kernel["algorithm"] for kernel in kernels} == set(_sources.CPU)
+    assert {kernel["algorithm"] for kernel in kernels} <= set(_sources.CPU)
+    assert set(_sources.CPU) - {kernel["algorithm"] for kernel in kernels} <= {"indirect_pairs"}
     for kernel in kernels:
-        places = _sources.sources_of(kernel["algorithm"], kernel["pass"])
-        assert places
-        for place in places:
-            assert re.fullmatch(r"csrc/\S+:\d+ \w+", place), place
-    for algorithm, of_passes in _sources.CUDA.items():
-        passes = of_passes if isinstance(of_passes, dict) else ["bgrad"]
-        for pass_ in passes:
-            for place in _sources.sources_of(algorithm, pass_, cuda=True):
-                assert re.fullmatch(r"csrc/cuda/\S+:\d+ \w+", place), place
+        found = _sources.sources_of(kernel["algorithm"], kernel["pass"])
+        assert found
+        for place in found:
+            assert re.fullmatch(r"csrc/\S+:\d+ [\w<>]+", place), place
 
 
-def test_a_source_is_where_the_function_is_defined() -> None:
-    for place in ("csrc/cpu/wgrad_outer.h", "csrc/cuda/naive.cuh"):
-        algorithm, pass_ = ("outer", "wgrad") if "cpu" in place else ("naive", "fprop")
-        found = _sources.sources_of(algorithm, pass_, cuda="cuda" in place)[0]
-        file, line, name = re.fullmatch(r"(\S+):(\d+) (\w+)", found).groups()  # type: ignore[union-attr]
-        assert file == place
-        text = (ROOT / file).read_text().splitlines()
-        assert f"{name}(" in text[int(line) - 1]
-        assert "{" in "".join(text[int(line) - 1 : int(line) + 3])
+@pytest.mark.parametrize(("file", "name"), sorted(places()))
+def test_a_source_is_where_it_is_defined(file: str, name: str) -> None:
+    lines = (ROOT / "csrc" / file).read_text().splitlines()
+    line = _sources.find_line(ROOT / "csrc" / file, name) - 1
+    assert f"{name}(" in lines[line] or lines[line] == f"struct {name} {{"
+    # A definition, not a declaration or a call: a body opens before a statement ends.
+    assert re.match(r"[^;]*{", "\n".join(lines[line:]))
+
+
+def snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def test_the_last_source_is_the_driver_that_an_algorithm_is_sent_to() -> None:
+    """By the text of the dispatch, where forward and input grad have one driver."""
+    text = (ROOT / "csrc" / "run.cpp").read_text()
+    case = re.compile(
+        r"((?:case Algorithm::k\w+:\s*)+)"
+        r"(?:if \(plan\.pass == Pass::kWgrad\) return (\w+)\([^;]*;\s*)?"
+        r"return (\w+)\("
+    )
+    drivers: dict[tuple[str, bool], str] = {}
+    for names, of_wgrad, driver in case.findall(text):
+        for name in re.findall(r"k(\w+):", names):
+            drivers[snake(name), False] = driver
+            drivers[snake(name), True] = of_wgrad or driver
+    seen = 0
+    for kernel in convext._C.kernels():
+        algorithm, pass_ = kernel["algorithm"], kernel["pass"]
+        if algorithm != "reference":
+            _, driver = _sources.places_of(algorithm, pass_)[-1]
+            assert driver == drivers[algorithm, pass_ == "wgrad"], (algorithm, pass_)
+            seen += 1
+    assert seen
+
+
+def test_the_first_source_is_a_kernel_that_the_driver_calls() -> None:
+    """By the text: which header a driver's function pointers come from."""
+    cpu = ROOT / "csrc" / "cpu"
+    headers = {path.name: path.read_text() for path in cpu.glob("*.h")}
+    home = {}
+    for member, function in re.findall(r"kernels\.(\w+) =\s+(\w+)<", headers["isa_unit.h"]):
+        definition = re.compile(rf"^\w[\w<> ]* {function}\(", re.M)
+        for name, text in headers.items():
+            if definition.search(text):
+                home[member] = name
+    assert home["winograd_sums"] == "winograd_tiles.h"
+    for kernel in convext._C.kernels():
+        algorithm, pass_ = kernel["algorithm"], kernel["pass"]
+        if algorithm in ("reference", "indirect_pairs"):
+            continue
+        first, *_, driver = _sources.places_of(algorithm, pass_)
+        text = (ROOT / "csrc" / driver[0]).read_text()
+        text += "".join(headers.get(name, "") for name in re.findall(r'include "(\w+\.h)"', text))
+        called = {home[member] for member in home if re.search(rf"kernels_?\.{member}\b", text)}
+        assert Path(first[0]).name in called, (algorithm, pass_)
+
+
+def test_sources_follow_the_plan() -> None:
+    depthwise = convext.ConvExt2d(16, 16, 3, groups=16)
+    planes = convext.explain(depthwise, (2, 16, 12, 12))
+    rows = convext.explain(depthwise.to(memory_format=torch.channels_last), (2, 16, 12, 12))
+    for name in ("forward", "input_grad"):
+        assert planes[name].algorithm == rows[name].algorithm == "depthwise"
+        assert any(place.endswith(" run_plane_strips") for place in planes[name].sources)
+        assert not any(place.endswith(" run_plane_strips") for place in rows[name].sources)
+    reflect = convext.ConvExt2d(16, 16, 3, padding=1, padding_mode="reflect")
+    with convext.force_plan("winograd4"):
+        plan = convext.explain(reflect, (1, 16, 12, 12))
+    assert plan["input_grad"].sources[-1].endswith(" run_border")
+    assert plan["forward"].sources[-1].endswith(" run_winograd")
+    assert any(place.endswith(" Winograd<4>") for place in plan["forward"].sources)
 
 
 def test_an_installation_without_sources_knows_the_lines(

@@ -6,10 +6,11 @@ import html
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ._capture import label_of
+from .plan import PassPlan, size_text
 from .testing import Problem
 
 
@@ -25,9 +26,7 @@ class PassComparison:
         error_over_bound, torch_error_over_bound: the largest quotient of an element's error and
             its bound, :func:`convext.testing.error_bound` of convext's kernel; above 1 is wrong,
             infinite for NaN.
-        kernel, algorithm: of the plan.
-        workspace_bytes: working memory beyond the tensors, at most: what the plan takes for the
-            call and for each thread.
+        plan: what ran, and why: kernel, tiles, expected time, the other kernels.
     """
 
     ok: bool
@@ -36,9 +35,28 @@ class PassComparison:
     error_over_bound: float
     torch_error: float
     torch_error_over_bound: float
-    kernel: str
-    algorithm: str
-    workspace_bytes: int
+    plan: PassPlan
+
+    @property
+    def kernel(self) -> str:
+        """Of the plan."""
+        return self.plan.kernel
+
+    @property
+    def algorithm(self) -> str:
+        """Of the plan."""
+        return self.plan.algorithm
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Working memory beyond the tensors, at most: what the plan takes for the call and for
+        each thread."""
+        return self.plan.workspace_bytes + self.plan.threads * self.plan.thread_workspace_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, fit for JSON: numbers that are not finite become None."""
+        found: dict[str, Any] = _jsonable({**vars(self), "workspace_bytes": self.workspace_bytes})
+        return {**found, "plan": asdict(self.plan)}
 
 
 @dataclass(frozen=True)
@@ -119,7 +137,7 @@ class Layer:
             "dtype": str(problem.dtype).removeprefix("torch."),
             "input_layout": self.input_layout,
             "weight_layout": self.weight_layout,
-            "passes": {name: _jsonable(found) for name, found in self.passes.items()},
+            "passes": {name: found.to_dict() for name, found in self.passes.items()},
             "forward": _jsonable(self.forward),
             "backward": _jsonable(self.backward),
             "note": self.note,
@@ -142,7 +160,7 @@ class Layer:
                 _fraction(found.error_over_bound),
                 f"{found.torch_error:.1e}",
                 _fraction(found.torch_error_over_bound),
-                _bytes(found.workspace_bytes),
+                size_text(found.workspace_bytes),
                 found.kernel,
             ]
             for name, found in self.passes.items()
@@ -253,7 +271,7 @@ class Comparison:
                 _extents(layer.problem.weight_size),
                 *_times(layer.forward),
                 *_times(layer.backward),
-                _bytes(layer.workspace_bytes) if layer.passes else "",
+                size_text(layer.workspace_bytes) if layer.passes else "",
                 _algorithms(layer),
             ]
             for layer in self.layers
@@ -333,7 +351,7 @@ def _sums(times: Sequence[Timing | None]) -> dict[str, float] | None:
 
 
 def _jsonable(value: Any) -> Any:
-    if isinstance(value, (PassComparison, Timing)):
+    if isinstance(value, Timing):
         value = vars(value)
     if isinstance(value, Mapping):
         return {key: _jsonable(inner) for key, inner in value.items()}
@@ -356,13 +374,6 @@ def _fraction(ratio: float) -> str:
     if 0 < ratio < 0.01:
         return "<0.01"
     return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.1e}"
-
-
-def _bytes(count: int) -> str:
-    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
 
 
 def _times(time: Timing | None) -> list[str]:

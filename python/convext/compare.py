@@ -23,7 +23,7 @@ from . import _C, _library
 from ._capture import Call, Capture, as_before, convolutions, run
 from ._comparison import Comparison, Layer, PassComparison, Timing
 from .bench.timing import Effort, Spread, time_pairs
-from .explaining import layout_of
+from .explaining import cpu_pass, layout_of
 from .functional import conv2d
 from .testing import NATIVE_PASSES, Reference, Tensors
 from .testing import compare as hold_to_reference
@@ -213,8 +213,6 @@ def _compare_call(call: Call, seconds: float) -> Layer:
     found = {}
     for name in passes:
         growth = accuracies.get(NATIVE_PASSES[name], Accuracy()).error_growth
-        plan = _C.plan(native, NATIVE_PASSES[name])
-        threads = 1 if plan.one_thread else torch.get_num_threads()
         mine, other = (
             hold_to_reference(results[name], references[name], problem.dtype, False, growth)
             for results in (ours, theirs)
@@ -226,9 +224,7 @@ def _compare_call(call: Call, seconds: float) -> Layer:
             error_over_bound=mine.ratio,
             torch_error=_largest_error(theirs[name], references[name]),
             torch_error_over_bound=other.ratio,
-            kernel=plan.kernel,
-            algorithm=plan.algorithm,
-            workspace_bytes=plan.workspace_bytes + threads * plan.thread_workspace_bytes,
+            plan=cpu_pass(native, name),
         )
     del ours, theirs, references
     return Layer(

@@ -54,8 +54,8 @@ def problem(
 ) -> _C.ConvProblem:
     """The geometry of a convolution, for :func:`explain`.
 
-    Only shapes, layouts and dtype count; meta tensors will do. A complex convolution is several
-    real ones, of whose geometry this is.
+    Only shapes, layouts and dtype count; meta tensors will do. Under :func:`torch.autocast` the
+    dtype is the context's. A complex convolution is several real ones, of whose geometry this is.
 
     >>> convext.problem((1, 64, 56, 56), (128, 64, 3, 3), stride=2, padding=1)
     ConvProblem(N=1, C=64, H=56, W=56, K=128, R=3, S=3, P=28, Q=28, ...)
@@ -71,14 +71,15 @@ def problem(
         ValueError: unknown padding mode, or a dtype without kernels.
         RuntimeError: what :func:`convext.conv2d` would raise.
     """
-    dtypes = [each.dtype for each in (input, weight) if isinstance(each, Tensor)]
-    if len(set(dtypes)) > 1:
+    given = [each for each in (input, weight) if isinstance(each, Tensor)]
+    dtype = given[0].dtype if given else torch.float32
+    device = "cuda" if any(each.is_cuda for each in given) else "cpu"
+    input = _autocast(_tensor("input", input, dtype), device)
+    weight = _autocast(_tensor("weight", weight, dtype), device)
+    if input.dtype != weight.dtype:
         raise RuntimeError(
-            f"input and weight must have one dtype, but have {dtypes[0]} and {dtypes[1]}"
+            f"input and weight must have one dtype, but have {input.dtype} and {weight.dtype}"
         )
-    dtype = dtypes[0] if dtypes else torch.float32
-    input = _tensor("input", input, dtype)
-    weight = _tensor("weight", weight, dtype)
     check_padding_mode(padding_mode)
     strides, pads, dilations, groups = normalised_geometry(
         weight, stride, padding, dilation, groups
@@ -112,6 +113,15 @@ def _tensor(name: str, value: Tensor | Sequence[int], dtype: torch.dtype) -> Ten
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
+def _autocast(tensor: Tensor, device: str) -> Tensor:
+    """What stands for the tensor that autocast makes of this one, if it does."""
+    dtype = _ops.autocast_dtype(tensor.dtype, device)
+    if dtype == tensor.dtype:
+        return tensor
+    like = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return like.to(dtype)
+
+
 def explain(
     target: nn.Conv2d | _C.ConvProblem,
     input: Tensor | Sequence[int] | None = None,
@@ -121,7 +131,7 @@ def explain(
     """The plan of a convolution: the kernel of each pass, and why not the others.
 
     The kernel that it names is the one that runs, under the options that hold now
-    (:func:`force_plan`, :class:`batch_invariant`, :func:`set_workspace_limit`).
+    (:func:`force_plan`, :class:`batch_invariant`, :func:`set_workspace_limit`, autocast).
 
     >>> layer = convext.ConvExt2d(64, 64, 3, padding=1)
     >>> plan = convext.explain(layer, (1, 64, 56, 56))
@@ -181,7 +191,7 @@ def explain(
         major, minor = torch.cuda.get_device_capability(device)
         gpu = f"{major}.{minor}"
     if gpu is None:
-        passes = {name: _cpu_pass(found, name) for name in PASSES}
+        passes = {name: cpu_pass(found, name) for name in PASSES}
         return Plan(found, "cpu", passes)
     capability = _capability(gpu)
     passes = {name: _gpu_pass(found, name, capability, device) for name in PASSES}
@@ -205,7 +215,12 @@ def _clock() -> float:
     return _C.measure_clock()
 
 
-def _cpu_pass(p: _C.ConvProblem, name: str) -> PassPlan:
+def cpu_pass(p: _C.ConvProblem, name: str) -> PassPlan:
+    """The plan of one pass on this CPU.
+
+    Raises:
+        RuntimeError: the kernel that is forced cannot run.
+    """
     plan = _C.plan(p, PASSES[name])
     threads = 1 if plan.one_thread else torch.get_num_threads()
     cycles = dict(plan.cycles)
@@ -226,7 +241,17 @@ def _cpu_pass(p: _C.ConvProblem, name: str) -> PassPlan:
         reason=plan.reason,
         refused=tuple(plan.refused),
         blocking=tuple(plan.blocking),
-        sources=sources_of(plan.algorithm, PASSES[name]),
+        sources=_cpu_sources(plan),
+    )
+
+
+def _cpu_sources(plan: _C.Plan) -> tuple[str, ...]:
+    strips = plan.algorithm in ("depthwise", "grouped") and plan.pass_ != "wgrad"
+    return sources_of(
+        plan.algorithm,
+        plan.pass_,
+        planes=strips and plan.channel_block > 0,
+        border=any("border pixels" in line for line in plan.blocking),
     )
 
 

@@ -79,20 +79,35 @@ class PassPlan:
         return self.flops / self.bytes if self.bytes else 0.0
 
     def facts(self) -> list[tuple[str, str]]:
-        """(what, in words), without the other kernels."""
-        found = [("why", self.reason)]
-        found += [("", line) for line in self.blocking]
+        """(what, in words), without the other kernels; "" where a line goes on from the last."""
+        expected = []
         if self.seconds is not None:
             threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
             spent = ", ".join(f"{self.cycles[key] / 1e3:.4g} {BOUNDS[key]}" for key in BOUNDS)
-            found.append(
-                ("expected", f"{_seconds(self.seconds)} on {threads}, bound by {self.bound}")
-            )
-            found.append(("", f"kilocycles of one core: {spent}"))
-        own = f", and {_bytes(self.thread_workspace_bytes)} of each thread" if self.threads else ""
-        found.append(("workspace", _bytes(self.workspace_bytes) + own))
-        found += [("source" if i == 0 else "", each) for i, each in enumerate(self.sources)]
-        return found
+            expected = [
+                f"{_seconds(self.seconds)} on {threads}, bound by {self.bound}",
+                f"kilocycles of one core: {spent}",
+            ]
+        own = ""
+        if self.threads:
+            own = f", and {size_text(self.thread_workspace_bytes)} of each thread"
+        work = (
+            f"{self.flops / 1e6:.4g} MFLOP, {size_text(self.bytes)} to move at least: "
+            f"{self.intensity:.3g} flop a byte"
+        )
+        lines = {
+            "why": [self.reason],
+            "tiles": self.blocking,
+            "work": [work],
+            "expected": expected,
+            "workspace": [size_text(self.workspace_bytes) + own],
+            "source": self.sources,
+        }
+        return [
+            ("" if at else name, line)
+            for name, given in lines.items()
+            for at, line in enumerate(given)
+        ]
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.kernel}"]
@@ -266,11 +281,6 @@ class Plan:
             ("output", "x".join(map(str, self.output_size))),
             ("  height", self.formula["P"]),
             ("  width", self.formula["Q"]),
-            (
-                "work",
-                f"{self.flops / 1e6:.4g} MFLOP forward, {_bytes(self.bytes)} at least, "
-                f"{self.intensity:.3g} flop a byte",
-            ),
             ("device", self.device),
         ]
 
@@ -288,28 +298,22 @@ class Plan:
             return "<tr>" + "".join(f"<{tag} {style}>{cell}</{tag}>" for cell in cells) + "</tr>"
 
         facts = "".join(row([html.escape(name), html.escape(text)]) for name, text in self.facts())
-        rows = [row(["pass", "kernel", "expected", "bound by", "workspace", "source"], "th")]
+        columns = ("tiles", "work", "expected", "workspace", "source")
+        rows = [row(["pass", "kernel", *columns], "th")]
         for name, plan in self.passes.items():
+            lines: dict[str, list[str]] = {}
+            for head, text in plan.facts():
+                lines.setdefault(head or list(lines)[-1], []).append(html.escape(text))
             refused = "".join(
                 f"<li><code>{html.escape(kernel)}</code>: {html.escape(why)}</li>"
                 for kernel, why in plan.refused
             )
-            rows.append(
-                row(
-                    [
-                        name,
-                        f"<code>{html.escape(plan.kernel)}</code><details><summary>"
-                        f"{html.escape(plan.reason)}; {len(plan.refused)} refused</summary>"
-                        f"<ul>{refused}</ul></details>",
-                        _seconds(plan.seconds) if plan.seconds is not None else "",
-                        plan.bound,
-                        _bytes(plan.workspace_bytes),
-                        "<br>".join(
-                            f"<code>{html.escape(source)}</code>" for source in plan.sources
-                        ),
-                    ]
-                )
+            kernel = (
+                f"<code>{html.escape(plan.kernel)}</code><details><summary>"
+                f"{html.escape(plan.reason)}; {len(plan.refused)} refused</summary>"
+                f"<ul>{refused}</ul></details>"
             )
+            rows.append(row([name, kernel, *("<br>".join(lines.get(c, [])) for c in columns)]))
         return f"<table>{facts}</table><table>{''.join(rows)}</table>"
 
 
@@ -320,8 +324,9 @@ def _seconds(value: float) -> str:
     return f"{value * 1e6:.3g} us"
 
 
-def _bytes(value: int) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value} bytes"
+def size_text(count: int) -> str:
+    """A number of bytes in words: ``"2.5 MiB"``."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"

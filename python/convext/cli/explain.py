@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,7 +134,7 @@ def add_parser(subparsers: Any) -> None:
         dest="passes",
         action="append",
         choices=tuple(PASSES),
-        help="of this pass alone, in full; may be given several times",
+        help="of this pass alone; may be given several times",
     )
     parser.add_argument(
         "--gpu",
@@ -164,10 +165,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     finally:
         torch.set_num_threads(threads)
-    if args.passes:
-        print("\n\n".join(str(plan[name]) for name in args.passes))
-    else:
-        _print(plan)
+    _print(plan, args.passes or list(PASSES))
     return 0
 
 
@@ -201,11 +199,12 @@ def make_plan(args: argparse.Namespace) -> convext.Plan:
     return convext.explain(problem, gpu=args.gpu)
 
 
-def _print(plan: convext.Plan) -> None:
+def _print(plan: convext.Plan, passes: Sequence[str]) -> None:
     console = make_console()
     for name, value in plan.facts():
         console.print(f"[bold]{name:<12}[/] {value}", soft_wrap=True)
-    for name, found in plan.passes.items():
+    for name in passes:
+        found = plan[name]
         console.print(f"\n[bold]{name}[/]: [bold green]{found.kernel}[/]", soft_wrap=True)
         for key, value in found.facts():
             console.print(f"  {key:<10} {value}", markup=False, soft_wrap=True)
