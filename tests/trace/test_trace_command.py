@@ -8,7 +8,7 @@ import torch
 
 from convext.cli import digits, main
 from convext.cli import trace as command
-from convext.tracing import ConvTrace, quiz
+from convext.tracing import ConvTrace, quiz, text
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,10 @@ def test_the_lesson(capsys):
     assert "\x1b" not in out
     assert "padding 1 -> output 1x3x3" in out
     assert len(re.findall(r"^Window \d of 9", out, re.M)) == 3
-    assert "6 more windows of this channel; convext trace --steps 9 shows all" in out
+    assert (
+        "6 more windows of this channel: --steps 9 in a terminal, to_text(9) in Python shows all"
+        in out
+    )
     assert "Check: 9 sums of products equal what convext.conv2d returned." in out
 
 
@@ -110,6 +113,24 @@ def test_a_prediction(capsys):
     assert re.search(r"head +Linear +10 +", out)
 
 
+def test_a_layer_of_a_prediction_step_by_step(tmp_path, capsys):
+    path = tmp_path / "layer.html"
+    arguments = ["--predict", "--epochs", "0", "--layer", "depthwise", "--steps", "1", "--html"]
+    assert main(["trace", *arguments, str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "The layer 'depthwise' in this prediction" in out
+    assert "input 32x4x4, kernel 3x3, stride 1, padding 1 reflect, groups 32 -> output 32" in out
+    assert len(re.findall(r"^Window 1 of 16: output", out, re.M)) == 1
+    assert "Check: 512 sums of products are, but for rounding, what" in out
+    assert '"groups":8' in path.read_text(encoding="utf-8")
+
+
+def test_layers_to_choose_from_are_the_models():
+    model = digits.make_model(0, torch.float32)
+    names = [name for name, layer in model.named_children() if hasattr(layer, "stride")]
+    assert names == list(command.LAYERS)
+
+
 def test_a_training(monkeypatch, capsys):
     data = digits.load(0)
     few = digits.Digits(
@@ -176,6 +197,26 @@ def test_a_page(tmp_path, capsys):
     assert "the page shows kernels up to 11x11" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--predict --stride 1", "--stride: not allowed with --predict, --train or --quiz"),
+        ("--quiz --padding-mode reflect", "--padding-mode: not allowed with --predict"),
+        ("--train --in 6", "--in: not allowed with --predict"),
+        ("--layer first", "--layer: not allowed without --predict or --train"),
+        ("--epochs 3", "--epochs: not allowed without --predict or --train"),
+        ("--predict --steps 4", "--steps: not allowed without a convolution to step through"),
+        ("--questions 3", "--questions: not allowed without --quiz"),
+        ("--quiz --html page.html", "--html: not allowed with --quiz"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(arguments, message, capsys):
+    assert main(["trace", *arguments.split()]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"convext: argument {message}" in printed.err
+
+
 def test_defaults_are_the_lesson(capsys):
-    assert main(["trace", "--steps", str(command.STEPS)]) == 0
+    assert main(["trace", "--steps", str(text.STEPS)]) == 0
     assert capsys.readouterr().out.startswith("input 1x5x5, kernel 3x3, stride 2, padding 1 ->")

@@ -117,6 +117,51 @@ def test_a_layer_of_ones_own():
     assert torch.equal(convext.trace(nn.Conv2d(2, 2, 3)).content.input.frac(), torch.zeros(2, 5, 5))
 
 
+def test_a_layer_of_a_model_on_what_reaches_it():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Dropout(), nn.Conv2d(4, 2, 2), nn.Tanh()
+    )
+    batch = torch.randn(2, 3, 6, 7)
+    trace = convext.trace(model, batch, layer="3").content
+    with torch.no_grad():
+        inner = model[0](batch).relu()
+        expected = model[3](inner)
+    torch.testing.assert_close(trace.input, inner[0])
+    torch.testing.assert_close(trace.output, expected[0])
+    assert trace.problem.N == 2
+    assert trace.check()[0]
+    assert model.training
+    assert not model[3]._forward_pre_hooks
+    first = convext.trace(model, batch, layer="0").content
+    assert torch.equal(first.input, batch[0])
+
+
+def test_layers_that_cannot_be_traced():
+    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU())
+    model[1].spare = nn.Conv2d(1, 1, 3)
+    batch = torch.zeros(1, 1, 5, 5)
+    message = r"layer must be a convolution of the model \('0', '1.spare'\), but got '1'"
+    with pytest.raises(ValueError, match=message):
+        convext.trace(model, batch, layer="1")
+    with pytest.raises(ValueError, match=r"the model \(it has none\), but got '0'"):
+        convext.trace(nn.Sequential(nn.ReLU()), batch, layer="0")
+    with pytest.raises(ValueError, match="layer must be one that the model calls"):
+        convext.trace(model, batch, layer="1.spare")
+    with pytest.raises(ValueError, match="layer must be None unless a model is traced"):
+        convext.trace(LESSON, layer="0")
+    with pytest.raises(ValueError, match="input must be a batch for the model"):
+        convext.trace(model, layer="0")
+
+
+def test_as_many_windows_as_asked_for():
+    trace = convext.trace()
+    for steps, count in ((0, 0), (1, 1), (9, 9), (20, 9)):
+        assert len(re.findall(r"^Window ", trace.to_text(steps), re.M)) == count
+    assert trace.to_text() == str(trace)
+    with pytest.raises(ValueError, match="steps must be at least 0, but got -1"):
+        trace.to_text(-1)
+
+
 def test_a_problem_of_the_planner():
     problem = _C.ConvProblem(
         [3, 4, 6, 6],
@@ -208,6 +253,23 @@ def test_notebooks_get_escaped_html():
 def test_refused_settings(setting, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         convext.trace(setting)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("stride", 2, r"two integers, \(vertical, horizontal\), but got 2"),
+        ("stride", (1, 2, 3), "two integers"),
+        ("dilation", (1, 1.5), "two integers"),
+        ("padding", 1, "two or four integers, 'same' or 'valid', but got 1"),
+        ("padding", (1, 1, 1), "two or four integers"),
+        ("H", 5.0, "an integer, but got 5.0"),
+        ("groups", None, "an integer, but got None"),
+    ],
+)
+def test_settings_are_of_integers(name, value, message):
+    with pytest.raises(TypeError, match=f"^{name} must be {message}"):
+        Setting(**{name: value})
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,9 @@ from . import digits
 from ._console import make_console
 from ._show import epoch_table, layer_table, print_lines, print_prediction, statistics_table
 
-STEPS = 3
 SEED = 0
+LAYERS = ("first", "strided", "depthwise", "pointwise")
+"""The convolutions of the digits' CNN."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -43,6 +44,11 @@ def add_parser(subparsers: Any) -> None:
         "--train", action="store_true", help="train the digits CNN, loss and accuracy as it runs"
     )
     modes.add_argument("--quiz", action="store_true", help="questions about output sizes")
+    parser.add_argument(
+        "--layer",
+        choices=LAYERS,
+        help="with --predict or --train: also this convolution of the CNN, step by step",
+    )
     geometry = parser.add_argument_group("the convolution")
     lesson = Setting()
     for name, kind, default, help in (
@@ -69,7 +75,7 @@ def add_parser(subparsers: Any) -> None:
         help="(default: zeros)",
     )
     geometry.add_argument(
-        "--steps", type=_count, default=STEPS, help=f"windows to show (default: {STEPS})"
+        "--steps", type=_count, default=text.STEPS, help=f"windows to show (default: {text.STEPS})"
     )
     parser.add_argument(
         "--epochs", type=_count, help="of training (default: 5 with --train, 1 with --predict)"
@@ -83,13 +89,17 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--html", metavar="FILE", help="also write the convolution, or the model, as one page"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, default_of=parser.get_default)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs ``convext trace``: 0, or 1 if a sum is not what the kernel returned, or 2 if the setting
     is refused or the page cannot be written."""
     console = make_console()
+    unused = _unused(args)
+    if unused:
+        print(f"convext: argument {unused[0]}: not allowed {unused[1]}", file=sys.stderr)
+        return 2
     if args.quiz:
         return _quiz(console, args)
     try:
@@ -103,6 +113,32 @@ def run(args: argparse.Namespace) -> int:
         print(f"convext: {error}", file=sys.stderr)
         return 2
     return 0 if isinstance(content, ModelTrace) or content.check()[0] else 1
+
+
+GEOMETRY = (
+    *("in_", "channels_", "kernel_", "stride_", "dilation_", "padding_"),
+    *("groups", "padding_mode"),
+)
+
+
+def _unused(args: argparse.Namespace) -> tuple[str, str] | None:
+    """An option that was given although what is to be shown does not depend on it, and why."""
+    model = args.predict or args.train
+    for names, used, why in (
+        (GEOMETRY, not (model or args.quiz), "with --predict, --train or --quiz"),
+        (("layer", "epochs"), model, "without --predict or --train"),
+        (
+            ("steps",),
+            not (model or args.quiz) or args.layer,
+            "without a convolution to step through",
+        ),
+        (("questions",), args.quiz, "without --quiz"),
+        (("html",), not args.quiz, "with --quiz"),
+    ):
+        for name in names:
+            if not used and getattr(args, name) != args.default_of(name):
+                return "--" + name.strip("_").replace("_", "-"), why
+    return None
 
 
 def _convolution(args: argparse.Namespace) -> ConvTrace:
@@ -124,8 +160,8 @@ def _convolution(args: argparse.Namespace) -> ConvTrace:
     )
 
 
-def _model(console: Console, args: argparse.Namespace) -> ModelTrace:
-    """Trains the digits' CNN and follows one prediction."""
+def _model(console: Console, args: argparse.Namespace) -> ModelTrace | ConvTrace:
+    """Trains the digits' CNN and follows one prediction, or one of its convolutions."""
     epochs = args.epochs if args.epochs is not None else 5 if args.train else 1
     data = digits.load(args.seed)
     model = convext.convert(digits.make_model(args.seed, torch.float32))
@@ -160,6 +196,9 @@ def _model(console: Console, args: argparse.Namespace) -> ModelTrace:
         console.print(layer_table(content))
         console.print("[bold]Outputs[/], and milliseconds: the shortest of three runs")
         console.print(statistics_table(content))
+    if args.layer:
+        console.print(f"\n[bold]The layer '{args.layer}' in this prediction[/]\n")
+        return convext.trace(model, image, layer=args.layer).content
     return content
 
 

@@ -130,6 +130,42 @@ class ModelTrace:
         }
 
 
+def layer_input(model: nn.Module, input: Tensor, name: str) -> tuple[nn.Conv2d, Tensor]:
+    """A convolution of a model, and what its first call in the model's inference convolved.
+
+    Args:
+        model: any module whose ``forward`` takes one tensor.
+        input: a batch for it.
+        name: of the convolution, as ``named_modules`` has it.
+
+    Raises:
+        ValueError: the model has no convolution of this name, or does not call it.
+    """
+    layers = {
+        place: module
+        for place, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, nn.Conv2d)
+    }
+    if name not in layers:
+        names = ", ".join(map(repr, layers)) or "it has none"
+        raise ValueError(f"layer must be a convolution of the model ({names}), but got {name!r}")
+    inputs: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not inputs:  # a copy, for the model may write to it later
+            inputs.append((args[0] if args else kwargs["input"]).detach().clone())
+
+    handle = layers[name].register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        with _evaluating(model), torch.no_grad():
+            model(input)
+    finally:
+        handle.remove()
+    if not inputs:
+        raise ValueError(f"layer must be one that the model calls, but got {name!r}")
+    return layers[name], inputs[0]
+
+
 class _Recorder:
     """Hooks on the leaves of a model, and what they saw."""
 
