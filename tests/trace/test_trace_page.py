@@ -21,7 +21,6 @@ from pages import (
     write,
 )
 from playwright.sync_api import expect
-from torch import nn
 
 import convext
 from convext import _C
@@ -366,8 +365,26 @@ def test_the_code_runs(page, setting, capsys):
         assert printed.getvalue() == f"{size}\n"
     assert main(shlex.split(page.inner_text("#code-trace"))[1:]) == 0
     assert "output " + "x".join(map(str, size[1:])) in capsys.readouterr().out
+
+
+def test_the_code_is_copied(open_page):
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    page.click("#tab-code")
     page.click("[data-from=code-torch]")
-    expect(page.locator("#copied")).not_to_be_empty(timeout=60_000)
+    expect(page.locator("#copied")).to_have_text("Copied.", timeout=60_000)
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.text_content("#code-torch")
+    assert "nn.Conv2d(1, 1, 3, stride=2, padding=1)" in copied
+
+
+def test_where_copying_is_not_allowed_the_text_is_selected(page):
+    page.click("#tab-code")
+    page.evaluate(
+        "() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }"
+    )
+    page.click("[data-from=code-trace]")
+    expect(page.locator("#copied")).to_contain_text("is selected", timeout=60_000)
+    assert page.evaluate("String(getSelection())") == page.text_content("#code-trace")
 
 
 def test_the_quiz_grades(page):
@@ -428,37 +445,3 @@ def test_light_and_dark(open_page, screenshots):
     assert colours["light"] != colours["dark"]
     page.select_option("#theme", "light")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == colours["light"]
-
-
-def test_the_page_of_a_model(open_page, tmp_path, screenshots):
-    model = nn.Sequential(
-        convext.ConvExt2d(3, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 12, stride=12),
-    )
-    path = tmp_path / "model.html"
-    trace = convext.trace(model, torch.randn(1, 3, 24, 24))
-    trace.save_html(path)
-    page = open_page(path, viewport={"width": 1280, "height": 900})
-    assert page.get_attribute("#tab-model", "aria-selected") == "true"
-    table = page.inner_text("#model-layers")
-    for layer in trace.content.layers:
-        assert layer.type in table
-    assert trace.content.layers[0].plans["forward"]["kernel"] in table
-    assert table.count("too large") == 1
-    page.screenshot(path=screenshots / "model.png", full_page=True)
-    page.click("[aria-label='Show 0']")
-    assert page.is_visible("#panel-forward")
-    assert "3x16x16 input, padded 18x18, 3x3 kernel" in page.inner_text("#summary")
-
-
-def test_the_page_of_a_layer_has_its_values(open_page, tmp_path):
-    layer = convext.ConvExt2d(2, 3, (2, 3), padding=(1, 0, 0, 2), padding_mode="reflect")
-    path = tmp_path / "layer.html"
-    image = torch.randn(1, 2, 6, 5)
-    convext.trace(layer, image).save_html(path)
-    page = open_page(path)
-    assert page.evaluate("APP.output") == layer(image)[0].double().tolist()
-    computed = torch.tensor(page.evaluate("forward(APP.setting, APP.operands)"))
-    torch.testing.assert_close(computed, layer(image)[0])
-    assert ", bias " in page.inner_text("#sum")

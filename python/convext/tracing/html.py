@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 from html import escape
 from importlib import resources
 from typing import Any
@@ -75,7 +76,8 @@ def render(trace: ConvTrace | ModelTrace) -> str:
     files = resources.files(__package__) / "page"
     scripts = [(files / name).read_text(encoding="utf-8") for name in SCRIPTS]
     # In a script element, "</" could end it.
-    data = json.dumps(page_data(trace), separators=(",", ":")).replace("</", "<\\/")
+    data = json.dumps(_finite(page_data(trace)), separators=(",", ":"), allow_nan=False)
+    data = data.replace("</", "<\\/")
     page = (files / "index.html").read_text(encoding="utf-8")
     for name, content in (
         ("STYLE", (files / "style.css").read_text(encoding="utf-8")),
@@ -84,6 +86,16 @@ def render(trace: ConvTrace | ModelTrace) -> str:
     ):
         page = page.replace(f"@@{name}@@", content)
     return page
+
+
+def _finite(value: Any) -> Any:
+    """The same with infinities and NaN, which JSON does not have, as the texts that the page's
+    scripts make numbers again."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return f"@{value}" if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def page_data(trace: ConvTrace | ModelTrace) -> dict[str, Any]:

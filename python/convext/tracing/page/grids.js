@@ -106,11 +106,13 @@ function fillSelect(select, count, label) {
   select.disabled = count < 2;
 }
 
-async function copyText(text, status) {
+// Copies the text of a node; where the browser does not let a page copy, it selects the text.
+async function copyText(node, status) {
   try {
-    await navigator.clipboard.writeText(text);
+    await navigator.clipboard.writeText(node.textContent);
     status.textContent = "Copied.";
   } catch {
-    status.textContent = "Not allowed here: select the text and copy it.";
+    window.getSelection().selectAllChildren(node);
+    status.textContent = "This browser does not let the page copy; the text is selected.";
   }
 }

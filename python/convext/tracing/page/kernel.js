@@ -149,6 +149,7 @@ class KernelView {
 
   showTiles(s, plan, use) {
     const map = byId("tile-map");
+    byId("tile-key").hidden = !use;
     if (!use) {
       byId("tile-text").textContent = "The plan of this setting is not known, so neither are its tiles.";
       map.replaceChildren();

@@ -1,6 +1,8 @@
 // Puts the page together: data from Python, the form, the tabs and the views.
 
-const DATA = JSON.parse(byId("data").textContent);
+// What JSON has no numbers for, as _finite in html.py writes it.
+const NOT_FINITE = new Map([["@nan", NaN], ["@inf", Infinity], ["@-inf", -Infinity]]);
+const DATA = JSON.parse(byId("data").textContent, (_, value) => NOT_FINITE.get(value) ?? value);
 
 class App {
   constructor() {
@@ -22,7 +24,7 @@ class App {
       });
     }
     for (const button of document.querySelectorAll(".copy")) {
-      button.addEventListener("click", () => copyText(byId(button.dataset.from).textContent, byId("copied")));
+      button.addEventListener("click", () => copyText(byId(button.dataset.from), byId("copied")));
     }
     byId("theme").addEventListener("change", event => (document.documentElement.dataset.theme = event.target.value));
     this.quiz = new QuizView(DATA.quiz);
