@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import html
 import json
 import random
@@ -199,7 +200,7 @@ def test_plans_are_saved_loaded_and_forced(tmp_path: Path) -> None:
         ("{", "holds no plan"),
         ("{}", "'schema'"),
         ('{"schema": 9}', "schema 9, where 1 is known"),
-        ('{"schema": 1, "passes": {"forward": {}}}', "'name'"),
+        ('{"schema": 1, "passes": {"forward": {}}}', "its passes are not forward, input_grad, "),
     ],
 )
 def test_files_that_hold_no_plan(text: str, words: str, tmp_path: Path) -> None:
@@ -207,6 +208,15 @@ def test_files_that_hold_no_plan(text: str, words: str, tmp_path: Path) -> None:
     file.write_text(text)
     with pytest.raises(ValueError, match=re.escape(words)):
         convext.Plan.load(file)
+    values = convext.explain(convext.problem((1, 4, 9, 9), (6, 4, 3, 3))).to_dict()
+    for key, value in (("kernel", 7), ("refused", 7), ("tile", None)):
+        spoiled = copy.deepcopy(values)
+        spoiled["passes"]["forward"][key] = value
+        with pytest.raises(ValueError, match="values is no plan of convext's"):
+            convext.Plan.from_dict(spoiled)
+    del values["passes"]["forward"]["kernel"]
+    with pytest.raises(ValueError, match="'kernel'"):
+        convext.Plan.from_dict(values)
     with pytest.raises(OSError, match="missing"):
         convext.Plan.load(tmp_path / "missing.json")
 
@@ -219,6 +229,16 @@ def test_wrong_arguments() -> None:
         convext.explain(layer)
     with pytest.raises(TypeError, match="input must be a Tensor or its shape, but got str"):
         convext.explain(layer, "1,4,9,9")
+    with pytest.raises(TypeError, match=r"input must be .* but got tuple \(1, 4, 9\.0, 9\)"):
+        convext.explain(layer, (1, 4, 9.0, 9))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"input must have no negative extent, but got \[1, 4, -9"):
+        convext.explain(layer, (1, 4, -9, 9))
+    with pytest.raises(ValueError, match="weight must be a tensor that can be addressed"):
+        convext.problem((1, 4, 9, 9), (1 << 60, 4, 3, 3))
+    with pytest.raises(ValueError, match=r"input must be a strided tensor, but is torch\.sparse"):
+        convext.explain(layer, torch.randn(1, 4, 9, 9).to_sparse())
+    with pytest.raises(RuntimeError, match="input and weight must have one dtype, but have"):
+        convext.explain(layer, torch.randn(1, 4, 9, 9, dtype=torch.float64))
     with pytest.raises(TypeError, match="input must be left out"):
         convext.explain(convext.problem((1, 4, 9, 9), (6, 4, 3, 3)), (1, 4, 9, 9))
     with pytest.raises(ValueError, match="lazy module"):
@@ -408,6 +428,8 @@ def test_convolutions_as_the_command_takes_them() -> None:
     [
         ("1,64,56", "64,3", "'1,64,56' is not 4 integers separated by commas"),
         ("1,64,56,x", "64,3", "is not 4 integers"),
+        ("1,64,56,\u00b2", "64,3", "is not 4 integers"),
+        ("1,64,56,99999999999999999999", "64,3", "--in must be a tensor that can be addressed"),
         ("1,64,9,9", "64", "does not begin with output channels and a kernel"),
         ("1,64,9,9", "64,3,3", "'3' is neither a padding mode"),
         ("1,64,9,9", "64,3,s2,s1", "gives the stride twice"),

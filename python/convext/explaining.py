@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 from collections.abc import Sequence
 from functools import cache
@@ -68,14 +69,15 @@ def problem(
 
     Raises:
         TypeError: input or weight is neither a tensor nor a shape.
-        ValueError: unknown padding mode, or a dtype without kernels.
+        ValueError: unknown padding mode, a dtype without kernels, a sparse tensor, or a shape that
+            no tensor has.
         RuntimeError: what :func:`convext.conv2d` would raise.
     """
     given = [each for each in (input, weight) if isinstance(each, Tensor)]
     dtype = given[0].dtype if given else torch.float32
     device = "cuda" if any(each.is_cuda for each in given) else "cpu"
-    input = _autocast(_tensor("input", input, dtype), device)
-    weight = _autocast(_tensor("weight", weight, dtype), device)
+    input = _autocast(stand_in("input", input, dtype), device)
+    weight = _autocast(stand_in("weight", weight, dtype), device)
     if input.dtype != weight.dtype:
         raise RuntimeError(
             f"input and weight must have one dtype, but have {input.dtype} and {weight.dtype}"
@@ -101,15 +103,28 @@ def problem(
     )
 
 
-def _tensor(name: str, value: Tensor | Sequence[int], dtype: torch.dtype) -> Tensor:
+def stand_in(name: str, value: Tensor | Sequence[int], dtype: torch.dtype) -> Tensor:
+    """The tensor, or for a shape a contiguous one on the meta device.
+
+    Raises:
+        TypeError: the value is neither.
+        ValueError: the shape has a negative extent, or more elements than can be addressed; the
+            tensor is sparse.
+    """
     if isinstance(value, Tensor):
+        if value.layout is not torch.strided:
+            raise ValueError(f"{name} must be a strided tensor, but is {value.layout}")
         return value
     try:
         shape = [operator.index(extent) for extent in value]
     except TypeError:
         raise TypeError(
-            f"{name} must be a Tensor or its shape, but got {type(value).__name__}"
+            f"{name} must be a Tensor or its shape, but got {type(value).__name__} {value!r}"
         ) from None
+    if any(extent < 0 for extent in shape):
+        raise ValueError(f"{name} must have no negative extent, but got {shape}")
+    if math.prod(shape) * dtype.itemsize >= 1 << 63:
+        raise ValueError(f"{name} must be a tensor that can be addressed, but got {shape}")
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
@@ -149,8 +164,8 @@ def explain(
 
     Raises:
         TypeError: ``target`` or ``input`` is of another type.
-        ValueError: ``gpu`` is no compute capability, an uninitialised lazy module, or a dtype
-            without kernels.
+        ValueError: ``gpu`` is no compute capability, an uninitialised lazy module, a dtype without
+            kernels, a sparse tensor, or a shape that no tensor has.
         RuntimeError: what :func:`convext.conv2d` would raise; the kernel that is forced cannot run;
             or the CUDA kernels are not there, or have none for the dtype.
     """
@@ -163,7 +178,7 @@ def explain(
         weight = target.weight.detach()
         device = weight.device
         if not isinstance(input, Tensor):
-            image = _tensor("input", input, weight.dtype)
+            image = stand_in("input", input, weight.dtype)
             if suggest_memory_format(weight) == torch.channels_last and image.dim() == 4:
                 image = image.contiguous(memory_format=torch.channels_last)
             input = image

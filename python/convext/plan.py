@@ -220,12 +220,16 @@ class Plan:
         try:
             if values["schema"] != SCHEMA:
                 raise ValueError(f"schema {values['schema']!r}, where {SCHEMA} is known")
+            if set(values["passes"]) != set(PASSES):
+                raise ValueError(f"its passes are not {', '.join(PASSES)}")
             passes = {}
             for name, given in values["passes"].items():
                 fields = {key: given[key] for key in PassPlan.__dataclass_fields__}
                 fields["refused"] = tuple((kernel, why) for kernel, why in fields["refused"])
                 for key in ("tile", "blocking", "sources"):
                     fields[key] = tuple(fields[key])
+                if not isinstance(fields["kernel"], str):
+                    raise ValueError(f"the kernel of {name} is {fields['kernel']!r}")
                 passes[name] = PassPlan(**fields)
             return cls(_C.ConvProblem(**values["problem"]), values["device"], passes)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:

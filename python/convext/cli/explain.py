@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import convext
+from convext.explaining import stand_in
 from convext.functional import PADDING_MODES
 from convext.plan import PASSES
 
@@ -39,24 +40,18 @@ class Conv:
     padding_mode: str = "zeros"
 
 
-def parse_extents(text: str, count: int) -> tuple[int, ...]:
-    """``"1,64,56,56"``: so many integers.
+def parse_input(text: str) -> tuple[int, ...]:
+    """``"1,64,56,56"``: N,C,H,W.
 
     Raises:
         argparse.ArgumentTypeError: it is none.
     """
     parts = text.split(",")
-    if len(parts) != count or not all(part.strip().isdigit() for part in parts):
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not {count} integers separated by commas, as in "
-            + ",".join(["1", "64", "56", "56"][:count])
+            f"{text!r} is not 4 integers separated by commas, as in 1,64,56,56"
         )
     return tuple(int(part) for part in parts)
-
-
-def parse_input(text: str) -> tuple[int, ...]:
-    """N,C,H,W."""
-    return parse_extents(text, 4)
 
 
 def parse_conv(text: str) -> Conv:
@@ -66,7 +61,7 @@ def parse_conv(text: str) -> Conv:
         argparse.ArgumentTypeError: it cannot be read; the message says which part.
     """
     parts = [part.strip() for part in text.split(",")]
-    if len(parts) < 2 or not parts[0].isdigit():
+    if len(parts) < 2 or not parts[0].isdecimal():
         raise argparse.ArgumentTypeError(
             f"{text!r} does not begin with output channels and a kernel, as in 64,3"
         )
@@ -95,7 +90,7 @@ def parse_conv(text: str) -> Conv:
 def _numbers(text: str, counts: tuple[int, ...]) -> tuple[int, ...]:
     """``"3"`` -> (3, 3), ``"3x5"`` -> (3, 5)."""
     parts = text.split("x")
-    if len(parts) not in counts or not all(part.isdigit() for part in parts):
+    if len(parts) not in counts or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not {' or '.join(map(str, counts))} integers separated by 'x', as in 3x5"
         )
@@ -184,8 +179,8 @@ def make_plan(args: argparse.Namespace) -> convext.Plan:
     weight = (conv.channels, channels // conv.groups, *conv.kernel)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     tensors = [
-        torch.empty(size, dtype=getattr(torch, args.dtype), device="meta", memory_format=layout)
-        for size in (args.input, weight)
+        stand_in(name, size, getattr(torch, args.dtype)).contiguous(memory_format=layout)
+        for name, size in (("--in", args.input), ("--conv", weight))
     ]
     problem = convext.problem(
         tensors[0],
