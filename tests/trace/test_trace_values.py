@@ -243,12 +243,17 @@ def test_notebooks_get_escaped_html():
             Setting(stride=(0, 1)),
             "torch refuses this setting: non-positive stride is not supported",
         ),
+        (
+            Setting(H=-5),
+            "torch refuses this setting: zeros: Dimension size must be non-negative",
+        ),
+        (Setting(H=10**9, W=10**9), "torch refuses this setting: "),
         (Setting(C=3, K=2, groups=2), "in_channels must be divisible by groups"),
         (Setting(padding=(1, 2, 5, 0), padding_mode="reflect"), "Argument #6: Padding size should"),
         (Setting(padding=(6, 6), padding_mode="circular"), "wrapping around more than once."),
         (Setting(padding=(-1, 0, 0, 0)), "ConvExt2d refuses this setting: padding must be at"),
     ],
-    ids=["kernel", "stride", "groups", "reflect", "circular", "negative"],
+    ids=["kernel", "stride", "size", "memory", "groups", "reflect", "circular", "negative"],
 )
 def test_refused_settings(setting, message):
     with pytest.raises(ValueError, match=re.escape(message)):

@@ -184,12 +184,11 @@ class Setting:
             ``"torch refuses this setting: ..."``, ``"ConvExt2d refuses this setting: ..."``, or
             None if both take it.
         """
-        image = torch.zeros(1, max(self.C, 0), max(self.H, 0), max(self.W, 0))
         for name, attempt in (("torch", self._run_torch), ("ConvExt2d", self._run_convext)):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of padded copies
-                    attempt(image)
+                    attempt(torch.zeros(1, self.C, self.H, self.W))
             except (RuntimeError, ValueError, TypeError) as error:
                 return f"{name} refuses this setting: {error}"
         return None
