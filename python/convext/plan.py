@@ -51,8 +51,9 @@ class PassPlan:
         reason: why this kernel.
         refused: (kernel, why not), each of the others.
         blocking: how the work is cut, a line each.
-        sources: file:line function, of the sources that were built; the first computes, the last
-            cuts the work.
+        sources: file:line name, of the sources that were built; the first computes, the last cuts
+            the work. Behind it stands, where copied padding makes it a step of its own, the
+            border's gradient.
     """
 
     name: str
