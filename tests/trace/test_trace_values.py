@@ -332,6 +332,33 @@ def test_the_plan_table_is_the_planner():
             assert table["plans"][at] == names
 
 
+@pytest.mark.parametrize(
+    ("layer", "channels"),
+    [
+        (convext.ConvExt2d(20, 30, 3, padding=1), (8, 8, 1)),
+        (convext.ConvExt2d(24, 12, (3, 1), stride=2, groups=6, bias=False), (8, 4, 2)),
+        (nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (2, 3, 1)),
+    ],
+)
+def test_pages_of_what_is_too_large_show_a_part_of_it(layer, channels):
+    image = torch.randn(1, layer.in_channels, 19, 18)
+    data = html.page_data(convext.trace(layer, image).content)
+    C, K, groups = channels
+    assert [data["setting"][name] for name in ("C", "H", "W", "K")] == [C, 16, 16, K]
+    assert data["setting"]["groups"] == groups
+    assert data["original"] is not None
+    # The same by a mask: what is not shown adds nothing.
+    part = image[:, :, :16, :16].clone()
+    per_group, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+    inside = torch.arange(layer.in_channels)
+    part[:, inside % per_group >= C // groups] = 0
+    with torch.no_grad():
+        whole = layer(part)[0]
+    of_group = torch.arange(layer.out_channels) % outputs < K // groups
+    expected = whole[of_group][:K]
+    torch.testing.assert_close(torch.tensor(data["output"]).float(), expected)
+
+
 def test_pages_of_what_is_too_large_show_a_smaller_one(tmp_path):
     layer = convext.ConvExt2d(64, 128, 3, padding=1, groups=2)
     trace = convext.trace(layer, torch.randn(1, 64, 56, 56))

@@ -59,8 +59,9 @@ class Trace:
         """Writes one page that needs nothing else, no network either: move the kernel over the
         input, change every number, look at gradients, tiles and code, answer questions.
 
-        A convolution larger than the page can show is shown on a smaller image with fewer channels,
-        and the page says so.
+        Of a convolution larger than the page can show, it shows the first pixels and channels, and
+        says so. A model's convolutions can be put into its form, as large as it can show them, and
+        have small integers there; the values of one are on the page of ``trace(..., layer=name)``.
 
         Args:
             path: the file, which is replaced if there is one.

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import _C, _library
 from . import quiz, text
@@ -48,7 +49,7 @@ GENERATED = 60
 
 # The settings whose plans the page knows.
 GRID: dict[str, list[Any]] = {
-    "size": [[n, n] for n in (5, 6, 7, 8, 10, 12)],
+    "size": [[n, n] for n in (4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16)],
     "kernel": [[1, 1], [2, 2], [3, 3], [5, 5], [7, 7], [1, 3], [3, 1]],
     "stride": [[1, 1], [2, 2]],
     "padding": [0, 1, 2],
@@ -191,7 +192,22 @@ def _shown(trace: ConvTrace) -> ConvTrace:
             "{stride[1]} and dilations up to {dilation[1]} on images up to {size[1]}x{size[1]}; "
             "this setting is beyond that".format(**LIMITS)
         )
-    return trace if small == trace.setting else ConvTrace.run(small)
+    return trace if small == trace.setting else ConvTrace.run(small, *_cut(trace, small))
+
+
+def _cut(trace: ConvTrace, small: Setting) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Input (1, C, H, W), weight and bias of the first groups, channels and pixels."""
+    groups, inputs = trace.setting.groups, small.C // small.groups
+    outputs = small.K // small.groups
+
+    def first(tensor: Tensor) -> Tensor:  # of the axis whose channels are sorted by groups
+        cut: Tensor = tensor.unflatten(0, (groups, -1))[: small.groups]
+        return cut
+
+    image = first(trace.input)[:, :inputs, : small.H, : small.W].flatten(0, 1)
+    weight = first(trace.weight)[:, :outputs, :inputs].flatten(0, 1)
+    bias = None if trace.bias is None else first(trace.bias)[:, :outputs].flatten(0, 1)
+    return image[None], weight, bias
 
 
 def plan_table() -> dict[str, Any]:

@@ -88,7 +88,9 @@ class App {
       this.operands = first ? DATA.operands : smallIntegers(setting);
       this.output = first ? DATA.output : forward(setting, this.operands);
       this.padded = padInput(setting, this.operands.input);
-      byId("values-from").textContent = first ? "Outputs: from convext.conv2d." : "Outputs: small integers, computed in this page.";
+      byId("values-from").textContent = !first ? "Outputs: small integers, computed in this page."
+        : DATA.original ? "The first pixels and channels of what was traced. Outputs: from convext.conv2d."
+        : "Outputs: from convext.conv2d.";
       this.refresh();
       return;
     }
@@ -120,17 +122,19 @@ class App {
   showModel(model) {
     byId("model-text").textContent =
       `${model.name} on ${model.input_size.join("x")}. Milliseconds are the shortest of three runs. ` +
-      "Show puts a convolution into the form, as large as this page can show it; too large: its kernel, " +
-      "stride, padding or dilation is beyond this page.";
-    const number = value => (value === null ? "-" : shown(value));
+      "Show puts a convolution into the form, as large as this page can show it, with small integers; " +
+      "too large: its kernel, stride, padding or dilation is beyond this page.";
+    const number = value => (value === null ? "-" : shown(value, 3));
+    const twoLines = (name, first, second) => element("div", { class: name }, first,
+      element("span", { class: "second" }, second));
     const rows = model.layers.map(layer => [
-      layer.name, this.showButton(layer), layer.type, layer.input_size.slice(1).join("x"), layer.padded, layer.kernel,
+      twoLines("layer", layer.name, layer.type), this.showButton(layer), layer.input_size.slice(1).join("x"), layer.padded,
+      twoLines("kernel", layer.kernel, layer.plans ? layer.plans.forward.kernel : ""),
       layer.output_size.slice(1).join("x"), number(layer.mean), number(layer.std),
       number(layer.minimum), number(layer.maximum), layer.milliseconds.toFixed(3),
-      layer.plans ? layer.plans.forward.kernel : "-",
     ]);
-    byId("model-layers").replaceChildren(plainTable("Layers", ["layer", "", "type", "input", "padded", "kernel",
-      "output", "mean", "std", "min", "max", "ms", "planned forward"], rows));
+    byId("model-layers").replaceChildren(plainTable("Layers", ["layer, type", "", "input", "padded",
+      "kernel, planned forward", "output", "mean", "std", "min", "max", "ms"], rows));
   }
 
   showButton(layer) {
