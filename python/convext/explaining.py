@@ -67,6 +67,9 @@ def problem(
         weight: (K, C / groups, R, S), alike.
         stride, padding, dilation, groups, padding_mode: as in :func:`convext.conv2d`.
 
+    Dtypes:
+        Those of :func:`convext.conv2d`.
+
     Raises:
         TypeError: input or weight is neither a tensor nor a shape.
         ValueError: unknown padding mode, a dtype without kernels, a sparse tensor, or a shape that

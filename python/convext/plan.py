@@ -42,8 +42,8 @@ class PassPlan:
         thread_workspace_bytes: and of each thread.
         flops: 2 N K P Q C/groups R S; of the bias gradient N K P Q.
         bytes: the least traffic, each tensor once.
-        cycles: expected cycles of one core, ``"multiply"``, ``"move"`` (packing) and ``"memory"``;
-            none of a CUDA kernel.
+        cycles: expected cycles of one core, ``"multiply"``, ``"move"`` (packing) and ``"memory"``,
+            by the cost model of ``csrc/plan/cost_model.h``; none of a CUDA kernel.
         seconds: these, shared by the threads, at the clock that this machine was seen to have;
             None of a CUDA kernel. A model's figure, not a measurement.
         bound: what most cycles go to: ``"multiplying"``, ``"packing"`` or ``"memory"``; "" of a
@@ -76,7 +76,8 @@ class PassPlan:
 
     @property
     def intensity(self) -> float:
-        """Arithmetic intensity: operations for each byte that has to be moved."""
+        """Arithmetic intensity: operations for each byte that has to be moved, as on a roofline's
+        axis (S. Williams, A. Waterman and D. Patterson, "Roofline", 2009)."""
         return self.flops / self.bytes if self.bytes else 0.0
 
     def facts(self) -> list[tuple[str, str]]:

@@ -147,7 +147,8 @@ def _write_report(
     written = files.write(option, directory, run, before)
     figures = sum(name.endswith(".png") for name in written)
     pages = ", ".join(name for name in written if not name.endswith(".png"))
-    console.print(f"written: {directory} ({pages}, {figures} figures)", soft_wrap=True)
+    count = f"{figures} figure{'' if figures == 1 else 's'}"
+    console.print(f"written: {directory} ({pages}, {count})", soft_wrap=True)
 
 
 def _run_report(args: argparse.Namespace, console: Console) -> int:
