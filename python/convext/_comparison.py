@@ -49,9 +49,8 @@ class PassComparison:
 
     @property
     def workspace_bytes(self) -> int:
-        """Working memory beyond the tensors, at most: what the plan takes for the call and for
-        each thread."""
-        return self.plan.workspace_bytes + self.plan.threads * self.plan.thread_workspace_bytes
+        """Working memory beyond the tensors, at most: that of the call and of all its threads."""
+        return self.plan.most_workspace_bytes
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, fit for JSON: numbers that are not finite become None."""

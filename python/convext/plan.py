@@ -80,6 +80,11 @@ class PassPlan:
         axis (S. Williams, A. Waterman and D. Patterson, "Roofline", 2009)."""
         return self.flops / self.bytes if self.bytes else 0.0
 
+    @property
+    def most_workspace_bytes(self) -> int:
+        """Working memory of the call and of all its threads, at most."""
+        return self.workspace_bytes + self.threads * self.thread_workspace_bytes
+
     def facts(self) -> list[tuple[str, str]]:
         """(what, in words), without the other kernels; "" where a line goes on from the last."""
         expected = []
