@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 
+import convext
 from convext.cli import digits, main
 from convext.cli import trace as command
 from convext.tracing import ConvTrace, quiz, text
@@ -129,6 +130,13 @@ def test_layers_to_choose_from_are_the_models():
     model = digits.make_model(0, torch.float32)
     names = [name for name, layer in model.named_children() if hasattr(layer, "stride")]
     assert names == list(command.LAYERS)
+
+
+def test_a_forced_kernel_that_cannot_run(capsys):
+    with convext.force_plan("fprop=winograd4"):
+        for arguments in ([], ["--predict", "--epochs", "0"]):
+            assert main(["trace", *arguments]) == 2
+            assert "no kernel can run fprop" in capsys.readouterr().err
 
 
 def test_a_training(monkeypatch, capsys):

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pages import (
-    MODES,
     TABS,
     cells,
     fill,
@@ -23,7 +22,6 @@ from pages import (
 from playwright.sync_api import expect
 
 import convext
-from convext import _C
 from convext.cli import main
 from convext.tracing import LESSON, ConvTrace, Setting, html, quiz
 from convext.tracing.setting import small_integers
@@ -294,53 +292,6 @@ def test_gradient_views(page):
     assert page.eval_on_selector_all("#pair-padded td.window", "c => c.length") == 36
     assert "used in 36 products" in page.inner_text("#pair-text")
     assert "36" in page.inner_text("#pair-list caption")
-
-
-def test_plans_come_from_the_table_or_are_not_known(page):
-    draw = random.Random(3)
-    axes = html.GRID
-    known = 0
-    while known < 40:
-        size, kernel, stride, dilation = (
-            draw.choice(axes[name]) for name in ("size", "kernel", "stride", "dilation")
-        )
-        C, K, groups = draw.choice(axes["channels"])
-        setting = Setting(
-            C,
-            *size,
-            K,
-            *kernel,
-            tuple(stride),
-            (draw.choice(axes["padding"]),) * 2,
-            tuple(dilation),
-            groups,
-            draw.choice(MODES),
-        )
-        if setting.refusal() is not None or setting == LESSON:
-            continue
-        known += 1
-        write(page, setting)
-        plan = page.evaluate("planOf(APP.setting, DATA)")
-        names = [plan[name]["kernel"] for name in ("forward", "input_grad", "weight_grad")]
-        assert names == [
-            _C.plan(setting.problem, name).kernel for name in ("fprop", "dgrad", "wgrad")
-        ]
-        planned = _C.plan(setting.problem)
-        assert plan["forward"]["tile"] == [planned.mr, planned.nr]
-        use = page.evaluate("tileUse(APP.setting, planOf(APP.setting, DATA).forward, DATA.tiles)")
-        assert use["computed"] == use["count"] * planned.mr * planned.nr >= use["used"]
-        if use["kind"]["lanes"] != "depth" and "blocks" not in use["kind"]["rows"]:
-            P, Q = setting.output_size
-            assert use["used"] == setting.K * P * Q
-    page.click("#tab-kernel")
-    assert "from the table in this page" in page.inner_text("#plan")
-    write(page, Setting(3, 9, 9, 8, 3, 5, (2, 1), (1, 0, 2, 1), (1, 2), padding_mode="reflect"))
-    assert "The plan of this setting is not known" in page.inner_text("#plan")
-    assert page.inner_text("#ask") == (
-        "convext explain --in 1,3,9,9 --conv 8,3x5,s2x1,p1x0x2x1,d1x2,reflect"
-    )
-    assert "not known" in page.inner_text("#tile-text")
-    assert page.eval_on_selector_all("#tile-map span", "s => s.length") == 0
 
 
 @pytest.mark.parametrize(

@@ -304,6 +304,15 @@ def test_every_forward_algorithm_has_its_tiles_described():
     assert algorithms == set(TILES)
 
 
+def test_the_plan_table_of_a_forced_kernel():
+    with convext.force_plan("fprop=winograd4"):
+        table = html.page_data(convext.trace(Setting(H=8, W=8, stride=(1, 1))).content)["table"]
+        algorithms = {table["kernels"][forward]["algorithm"] for forward, _, _ in table["plans"]}
+    assert algorithms == {"winograd4"}
+    assert 0 < sum(index >= 0 for index in table["index"]) < len(table["index"]) / 2
+    assert html.plan_table() != table
+
+
 def test_the_plan_table_is_the_planner():
     table = html.plan_table()
     draw, axes = random.Random(0), table["axes"]

@@ -94,7 +94,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Runs ``convext trace``: 0, or 1 if a sum is not what the kernel returned, or 2 if the setting
-    is refused or the page cannot be written."""
+    is refused, no kernel that ``CONVEXT_PLAN`` leaves can run it, or the page cannot be written."""
     console = make_console()
     unused = _unused(args)
     if unused:
@@ -109,7 +109,7 @@ def run(args: argparse.Namespace) -> int:
         if args.html:
             Trace(content).save_html(args.html)
             console.print(f"\nWrote {args.html}: open it in a browser.", highlight=False)
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         print(f"convext: {error}", file=sys.stderr)
         return 2
     return 0 if isinstance(content, ModelTrace) or content.check()[0] else 1

@@ -215,8 +215,8 @@ def plan_table() -> dict[str, Any]:
 
     Returns:
         ``axes``: the grid; ``plans``: triples of kernel names; ``index``: of each setting, the last
-        axis running fastest, the index of its triple, -1 where the setting is impossible;
-        ``kernels``: tile and algorithm by name.
+        axis running fastest, the index of its triple, -1 where the setting is impossible or the
+        forced kernel cannot run it; ``kernels``: tile and algorithm by name.
     """
     return _plan_table(_C.forced_plan(), _C.batch_invariant(), _C.workspace_limit())
 
@@ -239,15 +239,14 @@ def _plan_table(*choices: object) -> dict[str, Any]:
                 groups,
                 mode,
             )
+            chosen = [_C.plan(problem, name) for name in ("fprop", "dgrad", "wgrad")]
         except RuntimeError:
             index.append(-1)
             continue
-        names = []
-        for name in ("fprop", "dgrad", "wgrad"):
-            plan = _C.plan(problem, name)
-            names.append(plan.kernel)
+        for plan in chosen:
             kernels[plan.kernel] = {"algorithm": plan.algorithm, "tile": [plan.mr, plan.nr]}
-        index.append(plans.setdefault(tuple(names), len(plans)))
+        names = tuple(plan.kernel for plan in chosen)
+        index.append(plans.setdefault(names, len(plans)))
     return {
         "axes": GRID,
         "plans": [list(names) for names in plans],

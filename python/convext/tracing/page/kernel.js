@@ -72,7 +72,8 @@ class KernelView {
     if (!plan) {
       holder.replaceChildren(
         element("p", { class: "unknown" }, "The plan of this setting is not known to this page: it " +
-          "is not among those that were asked for when the page was made. To ask the planner:"),
+          "is not among those that were asked for when the page was made, or none could run. To ask " +
+          "the planner:"),
         element("pre", { id: "ask", tabindex: "0" }, explainCommand(s)));
       return;
     }
