@@ -9,11 +9,11 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from browsers import find_browser
 from pages import (
     TABS,
     cells,
     fill,
-    find_browser,
     possible_settings,
     random_setting,
     status,
