@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ def add_parser(subparsers: Any) -> None:
         "--steps", type=_count, default=text.STEPS, help=f"windows to show (default: {text.STEPS})"
     )
     parser.add_argument(
-        "--epochs", type=_count, help="of training (default: 5 with --train, 1 with --predict)"
+        "--epochs", type=_count, default=5, help="of training, before a prediction too (default: 5)"
     )
     parser.add_argument(
         "--questions", type=_count, default=5, help="generated ones after the five (default: 5)"
@@ -103,11 +104,14 @@ def run(args: argparse.Namespace) -> int:
     if args.quiz:
         return _quiz(console, args)
     try:
+        if args.html:
+            _check_writable(Path(args.html))
         content = _model(console, args) if args.train or args.predict else _convolution(args)
+        if args.html:
+            Trace(content).save_html(args.html)
         if isinstance(content, ConvTrace):
             print_lines(console, text.lines(content, args.steps))
         if args.html:
-            Trace(content).save_html(args.html)
             console.print(f"\nWrote {args.html}: open it in a browser.", highlight=False)
     except (OSError, RuntimeError, ValueError) as error:
         print(f"convext: {error}", file=sys.stderr)
@@ -141,6 +145,14 @@ def _unused(args: argparse.Namespace) -> tuple[str, str] | None:
     return None
 
 
+def _check_writable(path: Path) -> None:
+    """Raises OSError if it is not, before anything is traced or trained."""
+    there = path.exists()
+    path.open("ab").close()
+    if not there:
+        path.unlink()
+
+
 def _convolution(args: argparse.Namespace) -> ConvTrace:
     (C, K), (H, W), (R, S) = args.channels_, args.in_, args.kernel_
     return ConvTrace.run(
@@ -162,7 +174,7 @@ def _convolution(args: argparse.Namespace) -> ConvTrace:
 
 def _model(console: Console, args: argparse.Namespace) -> ModelTrace | ConvTrace:
     """Trains the digits' CNN and follows one prediction, or one of its convolutions."""
-    epochs = args.epochs if args.epochs is not None else 5 if args.train else 1
+    epochs = args.epochs
     data = digits.load(args.seed)
     model = convext.convert(digits.make_model(args.seed, torch.float32))
     training = digits.Training(model)
@@ -217,9 +229,13 @@ def _quiz(console: Console, args: argparse.Namespace) -> int:
             try:
                 reply = console.input(f"  {question.hint}: ", markup=False)
             except EOFError:
-                console.print(f"\n{right} of {asked} right.")
+                console.print(
+                    f"\n{right} of {asked} right." if asked else "\nNothing was answered."
+                )
                 return 0
             verdict = question.check(reply)
+            if verdict is None:
+                console.print(f"  Please answer with {question.hint}.", markup=False)
         asked += 1
         right += verdict
         console.print("  [green]Right.[/]" if verdict else "  [red]Not quite.[/]", end=" ")
