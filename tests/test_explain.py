@@ -21,6 +21,7 @@ import convext
 from convext import _sources
 from convext.cli import main
 from convext.cli.explain import Conv, parse_conv
+from convext.explaining import _clock
 from convext.plan import PASSES
 
 ROOT = Path(__file__).parent.parent
@@ -153,7 +154,89 @@ def test_expected_time_and_what_bounds_it() -> None:
     small = convext.explain(convext.problem((1, 4, 6, 6), (4, 4, 3, 3)))["forward"]
     assert small.threads == 1
     # Some hundred megahertz to some gigahertz: the clock it is told by is a clock.
-    assert 3e8 < convext._C.measure_clock() < 1e10
+    assert 3e8 < convext._C.nominal_clock() < 1e10
+    assert plan.clock == pytest.approx(_clock())
+    assert f" at {_clock() / 1e9:.2f} GHz, bound by {plan.bound}" in str(plan)
+
+
+def test_more_threads_than_cores_are_remarked(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = convext.problem((8, 64, 56, 56), (64, 64, 3, 3), padding=1)
+    small = convext.problem((1, 4, 6, 6), (4, 4, 3, 3))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr("convext.explaining.usable_cores", lambda: 2)
+    (remark,) = convext.explain(problem)["forward"].remarks
+    assert remark.startswith("64 threads, but this process may use 2 cores")
+    assert convext.explain(small)["forward"].remarks == ()
+    monkeypatch.setattr("convext.explaining.usable_cores", lambda: 64)
+    assert convext.explain(problem)["forward"].remarks == ()
+
+
+def test_complex_layers() -> None:
+    layer = convext.ConvExt2d(16, 24, 3, dtype=torch.complex64)
+    plan = convext.explain(layer, (2, 16, 20, 20))
+    assert plan.complex_dtype == "complex64"
+    assert "complex64, run as real convolutions of float32" in str(plan)
+    parts = torch.empty(2, 16, 20, 20, 2)[..., 0], torch.empty(24, 16, 3, 3, 2)[..., 0]
+    real = convext.explain(convext.problem(*parts))
+    for name, found in plan.passes.items():
+        times = 2 if name == "bias_grad" else 4
+        assert found.kernel == real[name].kernel
+        assert found.flops == times * real[name].flops
+        assert found.bytes == 2 * real[name].bytes
+        assert found.seconds == pytest.approx(times * real[name].seconds)
+        assert found.remarks[0].startswith(f"runs {times} times")
+    convext._C.reset_kernel_runs()
+    output = layer(torch.randn(2, 16, 20, 20, dtype=torch.complex64).requires_grad_())
+    output.abs().sum().backward()
+    runs = convext._C.kernel_runs()
+    for name, found in plan.passes.items():
+        assert runs[found.kernel] == (2 if name == "bias_grad" else 4)
+    assert convext.Plan.from_dict(plan.to_dict()) == plan
+    assert real.complex_dtype == ""
+
+
+def test_of_nothing_nothing_runs() -> None:
+    plan = convext.explain(convext.ConvExt2d(4, 6, 3), (0, 4, 9, 9))
+    for found in plan.passes.values():
+        assert ("expected", "nothing runs: there is nothing to compute") in found.facts()
+
+
+def test_passes_have_two_names() -> None:
+    plan = convext.explain(convext.problem((1, 4, 9, 9), (6, 4, 3, 3)))
+    for name, native in PASSES.items():
+        assert plan[native] is plan[name]
+    with pytest.raises(KeyError, match=r"'fwd' is no pass; there are forward, .* \(fprop, "):
+        plan["fwd"]
+
+
+needs_cuda_build = pytest.mark.skipif(
+    not convext._C.build_info()["cuda"], reason="needs CUDA kernels that were built"
+)
+
+
+@needs_cuda_build
+def test_plans_of_gpus_say_what_they_copy_and_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    contiguous = convext.problem((2, 64, 19, 19), (32, 64, 3, 3))
+    monkeypatch.setattr("convext._ops.tf32_allowed", lambda: True)
+    plan = convext.explain(contiguous, gpu="9.0")
+    for found in plan.passes.values():
+        assert found.seconds is None
+        assert "no time: the cost model is of CPUs" in str(found)
+    copies, tf32 = plan["input_grad"].remarks
+    assert copies.endswith("grad_input (180.5 KiB), weight (72.0 KiB), grad_output (72.2 KiB)")
+    assert "rounded to TF32" in tf32
+    monkeypatch.setattr("convext._ops.tf32_allowed", lambda: False)
+    assert len(convext.explain(contiguous, gpu="9.0")["forward"].remarks) == 1
+    tensors = [
+        torch.empty(*size, device="meta").to(memory_format=torch.channels_last)
+        for size in ((2, 64, 19, 19), (32, 64, 3, 3))
+    ]
+    assert convext.explain(convext.problem(*tensors), gpu="9.0")["forward"].remarks == ()
+    parts = convext.explain(
+        convext.ConvExt2d(16, 24, 3, dtype=torch.complex64), (1, 16, 9, 9), gpu="9.0"
+    )
+    assert "twice the channels, 32 to 48" in parts["forward"].remarks[0]
+    assert parts.problem.C == 16
 
 
 def test_all_of_it_is_printed() -> None:
@@ -196,17 +279,18 @@ def test_plans_are_saved_loaded_and_forced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[]", "holds no plan"),
-        ("{", "holds no plan"),
-        ("{}", "'schema'"),
-        ('{"schema": 9}', "schema 9, where 1 is known"),
+        ("[]", "no object of JSON"),
+        ("{", "Expecting property name"),
+        ("{}", "no entry 'schema'"),
+        ('{"schema": 99}', "schema 99, where 1 is known"),
         ('{"schema": 1, "passes": {"forward": {}}}', "its passes are not forward, input_grad, "),
     ],
 )
 def test_files_that_hold_no_plan(text: str, words: str, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     file.write_text(text)
-    with pytest.raises(ValueError, match=re.escape(words)):
+    start = f"{file} holds no plan, as Plan.save writes one: "
+    with pytest.raises(ValueError, match=re.escape(start) + ".*" + re.escape(words)):
         convext.Plan.load(file)
     values = convext.explain(convext.problem((1, 4, 9, 9), (6, 4, 3, 3))).to_dict()
     for key, value in (("kernel", 7), ("refused", 7), ("tile", None)):
@@ -214,6 +298,18 @@ def test_files_that_hold_no_plan(text: str, words: str, tmp_path: Path) -> None:
         spoiled["passes"]["forward"][key] = value
         with pytest.raises(ValueError, match="values is no plan of convext's"):
             convext.Plan.from_dict(spoiled)
+    arch = values["passes"]["forward"]["arch"]
+    for kernel in (f"fprop_swift_f32_any_6x16_{arch}", f"dgrad_direct_f32_any_6x16_{arch}"):
+        spoiled = copy.deepcopy(values)
+        spoiled["passes"]["forward"].update(kernel=kernel, algorithm=kernel.split("_")[1])
+        file.write_text(json.dumps(spoiled))
+        with pytest.raises(ValueError, match=rf"plan\.json .* the kernel of forward is '{kernel}'"):
+            convext.Plan.load(file)
+    elsewhere = copy.deepcopy(values)  # of an instruction set that this build may not have
+    elsewhere["passes"]["forward"].update(
+        kernel="fprop_direct_f32_any_6x8_sve2", algorithm="direct", arch="sve2"
+    )
+    assert convext.Plan.from_dict(elsewhere)["forward"].arch == "sve2"
     del values["passes"]["forward"]["kernel"]
     with pytest.raises(ValueError, match="'kernel'"):
         convext.Plan.from_dict(values)
@@ -389,6 +485,23 @@ def test_contributing_names_these_sources() -> None:
                 assert f"`csrc/{file}`" in row or "the same" in row
 
 
+def test_the_book_names_these_chapters() -> None:
+    """The table of its index is for people who read; this is what ``explain`` prints."""
+    text = (ROOT / "docs" / "book" / "index.md").read_text()
+    table = text[text.index("| algorithm | passes | chapter |") :]
+    named = set()
+    for row in re.findall(r"^\| (`.*) \| (.*) \| (.*) \|$", table, re.M):
+        algorithms, passes, chapters = (re.findall(r"[\w.]+", cell) for cell in row)
+        for algorithm in algorithms:
+            of_pass = list(PASSES.values()) if passes == ["all"] else passes
+            found = [_sources.chapter_of(algorithm, pass_) for pass_ in of_pass]
+            assert list(dict.fromkeys(found)) == [f"docs/book/{chapter}" for chapter in chapters]
+            assert all((ROOT / chapter).is_file() for chapter in found)
+            named.add(algorithm)
+    assert named == set(_sources.CHAPTERS) == set(_sources.CPU)
+    assert (ROOT / _sources.chapter_of("simt", "fprop", cuda=True)).is_file()
+
+
 # ---- the command
 
 
@@ -404,15 +517,34 @@ def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str], tmp_pat
         assert found.sources[0] in output
     assert convext.Plan.load(file).spec == plan.spec
 
-    assert main([*words[:5], "--pass", "weight_grad"]) == 0
-    output = capsys.readouterr().out
-    assert plan["weight_grad"].kernel in output
-    assert plan["forward"].kernel not in output
+    assert "read       docs/book/polyphase.md" in output
+    for name in ("weight_grad", "wgrad"):
+        assert main([*words[:5], "--pass", name]) == 0
+        output = capsys.readouterr().out
+        assert plan["weight_grad"].kernel in output
+        assert plan["forward"].kernel not in output
 
     assert main([*words[:5], "--json", "-", "--threads", "1", "--dtype", "float64"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["problem"]["dtype"] == "float64"
     assert values["passes"]["forward"]["threads"] == 1
+    assert main([*words[:5], "--json", "-", "--pass", "input_grad"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["passes"]) == ["input_grad"]
+    assert main([*words[:5], "--dtype", "complex64", "--pass", "forward"]) == 0
+    assert "complex64, run as real convolutions" in capsys.readouterr().out
+
+
+def test_columns_decide_how_wide_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["explain", "--in", "1,512,56,56", "--conv", "128,3", "--pass", "forward"]
+    widest = {}
+    for columns in ("70", "120"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(words) == 0
+        table = capsys.readouterr().out.split("why not")[1]
+        widest[columns] = max(map(len, table.splitlines()))
+    assert widest["70"] <= 70 < widest["120"]
 
 
 def test_convolutions_as_the_command_takes_them() -> None:
@@ -430,6 +562,8 @@ def test_convolutions_as_the_command_takes_them() -> None:
         ("1,64,56,x", "64,3", "is not 4 integers"),
         ("1,64,56,\u00b2", "64,3", "is not 4 integers"),
         ("1,64,56,99999999999999999999", "64,3", "--in must be a tensor that can be addressed"),
+        ("1,64,-9,9", "64,3", "'1,64,-9,9' has a negative number"),
+        ("1,64,9,9", "64,3,p-1", "'-1' has a negative number"),
         ("1,64,9,9", "64", "does not begin with output channels and a kernel"),
         ("1,64,9,9", "64,3,3", "'3' is neither a padding mode"),
         ("1,64,9,9", "64,3,s2,s1", "gives the stride twice"),
@@ -460,3 +594,9 @@ def test_wrong_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     ):
         assert main([*words, *more]) == 2
         assert message in capsys.readouterr().err
+
+
+@needs_cuda_build
+def test_a_gpu_without_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--in", "1,4,9,9", "--conv", "4,3", "--gpu", "3.0"]) == 2
+    assert capsys.readouterr().err.startswith("convext explain: no CUDA kernel can run this pass")

@@ -47,7 +47,7 @@ def words(text: str, numbers: re.Pattern[str]) -> list[str]:
 
 def test_explain() -> None:
     command, expected = shown("convext explain --in")
-    times_and_lines = re.compile(r"(?<=expected   )\S+ \w+|(?<=:)\d+(?= \w)")
+    times_and_lines = re.compile(r"(?<=expected   )\S+ \w+|\S+(?= GHz)|(?<=:)\d+(?= \w)")
     found = words(printed("-m", *command.removeprefix("$ ").split()), times_and_lines)
     *wanted, cut = words(expected, times_and_lines)
     assert cut == "..."

@@ -1,4 +1,5 @@
-"""Where each kernel's source is: the function that computes, then the driver that feeds it."""
+"""Where each kernel's source is: the function that computes, then the driver that feeds it; and
+which chapter of the book explains it."""
 
 from __future__ import annotations
 
@@ -155,6 +156,44 @@ CUDA: dict[str, Places | dict[str, Places]] = {
     },
     "rowsum": (("cuda/bgrad.cuh", "bgrad_channels"), ("cuda/bgrad.cuh", "bgrad_planes")),
 }
+
+
+# The chapters of docs/book: what the table of algorithms in its index says. By pass where there are
+# several.
+CHAPTERS: dict[str, str | dict[str, str]] = {
+    "reference": "gemm",
+    "indirect": {"fprop": "pointers", "dgrad": "input_grad"},
+    "indirect_pairs": "half",
+    "im2col": "gemm",
+    "direct": "direct",
+    "direct_planes": "direct",
+    "pointwise": "pointwise",
+    "dot": "small",
+    "axpy": "small",
+    "depthwise": "depthwise",
+    "grouped": "depthwise",
+    "grouped_planes": "depthwise",
+    "winograd2": "winograd",
+    "winograd4": "winograd",
+    "polyphase2": "polyphase",
+    "polyphase4": "polyphase",
+    "outer": "weight_grad",
+    "rowsum": "weight_grad",
+}
+CHAPTER_OF_CUDA = "cuda"
+
+
+def chapter_of(algorithm: str, pass_: str, *, cuda: bool = False) -> str:
+    """``"docs/book/small.md"``; empty if there is no such algorithm.
+
+    Args:
+        algorithm, pass_, cuda: as in :func:`places_of`.
+    """
+    if cuda:
+        return f"docs/book/{CHAPTER_OF_CUDA}.md" if algorithm in CUDA else ""
+    found = CHAPTERS.get(algorithm, "")
+    name = found.get(pass_, "") if isinstance(found, dict) else found
+    return f"docs/book/{name}.md" if name else ""
 
 
 def places_of(algorithm: str, pass_: str, *, cuda: bool = False) -> Places:

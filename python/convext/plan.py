@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _C
+from ._sources import chapter_of
 
 # The passes by their names here and in the kernels.
 PASSES = {
@@ -24,6 +25,8 @@ PASSES = {
 BOUNDS = {"multiply": "multiplying", "move": "packing", "memory": "memory"}
 
 SCHEMA = 1
+
+_NATIVE_NAMES = {native: name for name, native in PASSES.items()}
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,8 @@ class PassPlan:
         bytes: the least traffic, each tensor once.
         cycles: expected cycles of one core, ``"multiply"``, ``"move"`` (packing) and ``"memory"``,
             by the cost model of ``csrc/plan/cost_model.h``; none of a CUDA kernel.
-        seconds: these, shared by the threads, at the clock that this machine was seen to have;
-            None of a CUDA kernel. A model's figure, not a measurement.
+        seconds: these, shared by the threads, at the nominal clock of this machine's cores; None
+            of a CUDA kernel. A model's figure, not a measurement.
         bound: what most cycles go to: ``"multiplying"``, ``"packing"`` or ``"memory"``; "" of a
             CUDA kernel.
         reason: why this kernel.
@@ -54,6 +57,7 @@ class PassPlan:
         sources: file:line name, of the sources that were built; the first computes, the last cuts
             the work. Behind it stands, where copied padding makes it a step of its own, the
             border's gradient.
+        remarks: what else there is to know, a sentence each.
     """
 
     name: str
@@ -73,6 +77,17 @@ class PassPlan:
     refused: tuple[tuple[str, str], ...]
     blocking: tuple[str, ...]
     sources: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def chapter(self) -> str:
+        """The chapter of the book of kernels, a file of the documentation's sources."""
+        return chapter_of(self.algorithm, PASSES[self.name], cuda=self.arch.startswith("sm_"))
+
+    @property
+    def clock(self) -> float | None:
+        """By which ``seconds`` are told, in cycles per second; None where there are none."""
+        return sum(self.cycles.values()) / (self.threads * self.seconds) if self.seconds else None
 
     @property
     def intensity(self) -> float:
@@ -88,11 +103,16 @@ class PassPlan:
     def facts(self) -> list[tuple[str, str]]:
         """(what, in words), without the other kernels; "" where a line goes on from the last."""
         expected = []
-        if self.seconds is not None:
+        if self.flops == 0:
+            expected = ["nothing runs: there is nothing to compute"]
+        elif self.seconds is None:
+            expected = ["no time: the cost model is of CPUs, and CUDA kernels go by rank"]
+        elif self.clock is not None:
             threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
             spent = ", ".join(f"{self.cycles[key] / 1e3:.4g} {BOUNDS[key]}" for key in BOUNDS)
             expected = [
-                f"{_seconds(self.seconds)} on {threads}, bound by {self.bound}",
+                f"{_seconds(self.seconds)} on {threads} at {self.clock / 1e9:.2f} GHz, bound by "
+                f"{self.bound}",
                 f"kilocycles of one core: {spent}",
             ]
         own = ""
@@ -109,6 +129,8 @@ class PassPlan:
             "expected": expected,
             "workspace": [size_text(self.workspace_bytes) + own],
             "source": self.sources,
+            "read": [self.chapter] if self.chapter else [],
+            "note": self.remarks,
         }
         return [
             ("" if at else name, line)
@@ -132,18 +154,31 @@ class Plan:
         problem: the geometry: N C H W, K R S, P Q, pad_top ..., stride_h ..., groups, dtype.
         device: ``"cpu"``, or a GPU's compute capability, ``"sm_90"``.
         passes: name -> :class:`convext.plan.PassPlan`, of ``"forward"``, ``"input_grad"``,
-            ``"weight_grad"`` and ``"bias_grad"``. ``plan["forward"]`` is short for it.
+            ``"weight_grad"`` and ``"bias_grad"``. ``plan["forward"]`` is short for it, and so is
+            ``plan["fprop"]``, by the name that kernels have.
+        complex_dtype: ``"complex64"``, say: the convolution consists of real ones, whose geometry
+            ``problem`` is; "" of a real one.
     """
 
     def __init__(
-        self, problem: _C.ConvProblem, device: str, passes: Mapping[str, PassPlan]
+        self,
+        problem: _C.ConvProblem,
+        device: str,
+        passes: Mapping[str, PassPlan],
+        complex_dtype: str = "",
     ) -> None:
         self.problem = problem
         self.device = device
         self.passes = dict(passes)
+        self.complex_dtype = complex_dtype
 
     def __getitem__(self, name: str) -> PassPlan:
-        return self.passes[name]
+        try:
+            return self.passes[_NATIVE_NAMES.get(name, name)]
+        except KeyError:
+            raise KeyError(
+                f"{name!r} is no pass; there are {', '.join(PASSES)} ({', '.join(_NATIVE_NAMES)})"
+            ) from None
 
     @property
     def output_size(self) -> tuple[int, int, int, int]:
@@ -197,6 +232,7 @@ class Plan:
         return {
             "schema": SCHEMA,
             "device": self.device,
+            "complex_dtype": self.complex_dtype,
             "problem": {
                 "input_size": [p.N, p.C, p.H, p.W],
                 "weight_size": [p.K, p.C // p.groups, p.R, p.S],
@@ -222,8 +258,16 @@ class Plan:
         """The plan that :meth:`to_dict` made these of.
 
         Raises:
-            ValueError: they are not a plan's.
+            ValueError: they are not a plan's, or name a kernel that there is not.
         """
+        try:
+            return cls._of(values)
+        except ValueError as error:
+            raise ValueError(f"values is no plan of convext's: {error}") from error
+
+    @classmethod
+    def _of(cls, values: Mapping[str, Any]) -> Plan:
+        """The same; a ValueError says only what is wrong with them."""
         try:
             if values["schema"] != SCHEMA:
                 raise ValueError(f"schema {values['schema']!r}, where {SCHEMA} is known")
@@ -233,14 +277,20 @@ class Plan:
             for name, given in values["passes"].items():
                 fields = {key: given[key] for key in PassPlan.__dataclass_fields__}
                 fields["refused"] = tuple((kernel, why) for kernel, why in fields["refused"])
-                for key in ("tile", "blocking", "sources"):
+                for key in ("tile", "blocking", "sources", "remarks"):
                     fields[key] = tuple(fields[key])
-                if not isinstance(fields["kernel"], str):
-                    raise ValueError(f"the kernel of {name} is {fields['kernel']!r}")
                 passes[name] = PassPlan(**fields)
-            return cls(_C.ConvProblem(**values["problem"]), values["device"], passes)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"values is no plan of convext's: {error}") from error
+                _check_kernel(passes[name])
+            return cls(
+                _C.ConvProblem(**values["problem"]),
+                values["device"],
+                passes,
+                values["complex_dtype"],
+            )
+        except KeyError as error:
+            raise ValueError(f"no entry {error}") from error
+        except (AttributeError, TypeError, RuntimeError) as error:
+            raise ValueError(str(error)) from error
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes it to a file, as JSON.
@@ -260,15 +310,15 @@ class Plan:
 
         Raises:
             OSError: ``path`` cannot be read.
-            ValueError: it holds no plan.
+            ValueError: it holds no plan, or one with a kernel that there is not.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("no object of JSON")
+            return cls._of(values)
         except ValueError as error:
-            raise ValueError(f"{path} holds no plan: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} holds no plan")
-        return cls.from_dict(values)
+            raise ValueError(f"{path} holds no plan, as Plan.save writes one: {error}") from error
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
@@ -281,8 +331,11 @@ class Plan:
         """(what, in words), before the passes."""
         p = self.problem
         pads = (p.pad_left, p.pad_right, p.pad_top, p.pad_bottom)
+        dtype = f"{p.dtype}, {p.input_layout}"
+        if self.complex_dtype:
+            dtype = f"{self.complex_dtype}, run as real convolutions of {p.dtype}"
         return [
-            ("input", f"{p.N}x{p.C}x{p.H}x{p.W} {p.dtype}, {p.input_layout}"),
+            ("input", f"{p.N}x{p.C}x{p.H}x{p.W} {dtype}"),
             (
                 "convolution",
                 f"{p.K} channels of {p.R}x{p.S}, stride {p.stride_h}x{p.stride_w}, padding "
@@ -309,7 +362,7 @@ class Plan:
             return "<tr>" + "".join(f"<{tag} {style}>{cell}</{tag}>" for cell in cells) + "</tr>"
 
         facts = "".join(row([html.escape(name), html.escape(text)]) for name, text in self.facts())
-        columns = ("tiles", "work", "expected", "workspace", "source")
+        columns = ("tiles", "work", "expected", "workspace", "source", "read", "note")
         rows = [row(["pass", "kernel", *columns], "th")]
         for name, plan in self.passes.items():
             lines: dict[str, list[str]] = {}
@@ -326,6 +379,20 @@ class Plan:
             )
             rows.append(row([name, kernel, *("<br>".join(lines.get(c, [])) for c in columns)]))
         return f"<table>{facts}</table><table>{''.join(rows)}</table>"
+
+
+def _check_kernel(plan: PassPlan) -> None:
+    """A kernel of an instruction set that was not built may come from another machine.
+
+    Raises:
+        ValueError: this is no kernel's name, or one that this build ought to have.
+    """
+    native, kernel = PASSES[plan.name], plan.kernel
+    named = isinstance(kernel, str) and kernel.startswith(f"{native}_{plan.algorithm}_")
+    kernels = _C.kernels()
+    built = plan.arch in {each["arch"] for each in kernels}
+    if not named or (built and kernel not in {each["name"] for each in kernels}):
+        raise ValueError(f"the kernel of {plan.name} is {kernel!r}, which there is not")
 
 
 def _seconds(value: float) -> str:

@@ -32,6 +32,7 @@ from convext.bench.operands import PASSES
 from convext.bench.pages import files
 from convext.bench.parser import bench_parser
 from convext.bench.runner import Failure, Grid, run_grid
+from convext.cli._console import make_console
 
 # Where the output is a file. The table of cells leaves to a report what does not fit.
 PIPED_WIDTH = 160
@@ -44,13 +45,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = bench_parser(subparsers)
     parser.set_defaults(run=run, bench_command=None)
     return parser
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PIPED_WIDTH)
-    return console
 
 
 def _layers(args: argparse.Namespace) -> list[shapes.ConvShape]:
@@ -104,7 +98,7 @@ def _run(args: argparse.Namespace) -> int:
     _check_report(args)
     if args.isa:
         environment.enter_isa(args.isa, _arguments(args))
-    console = _console()
+    console = make_console(PIPED_WIDTH)
     if args.bench_command == "report":
         return _run_report(args, console)
     if args.bench_command == "compare":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from convext.plan import PASSES
 
 from ._console import make_console, make_table
 
-DTYPES = ("float32", "float64", "bfloat16", "float16")
+DTYPES = ("float32", "float64", "bfloat16", "float16", "complex64", "complex128")
 
 CONV_HELP = """\
 output channels, kernel, and, where they are not the usual ones, s (stride), p (padding), d
@@ -47,6 +48,7 @@ def parse_input(text: str) -> tuple[int, ...]:
         argparse.ArgumentTypeError: it is none.
     """
     parts = text.split(",")
+    _refuse_negative(text, parts)
     if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not 4 integers separated by commas, as in 1,64,56,56"
@@ -90,12 +92,23 @@ def parse_conv(text: str) -> Conv:
 def _numbers(text: str, counts: tuple[int, ...]) -> tuple[int, ...]:
     """``"3"`` -> (3, 3), ``"3x5"`` -> (3, 5)."""
     parts = text.split("x")
+    _refuse_negative(text, parts)
     if len(parts) not in counts or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not {' or '.join(map(str, counts))} integers separated by 'x', as in 3x5"
         )
     numbers = tuple(int(part) for part in parts)
     return numbers * 2 if len(numbers) == 1 else numbers
+
+
+def _refuse_negative(text: str, parts: Sequence[str]) -> None:
+    if any(re.fullmatch(r"\s*-\d+\s*", part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} has a negative number, and none may be")
+
+
+def parse_pass(text: str) -> str:
+    """A pass by its name here, ``"forward"``, or in kernels, ``"fprop"``."""
+    return next((name for name, native in PASSES.items() if native == text), text)
 
 
 def add_geometry(parser: argparse.ArgumentParser) -> None:
@@ -128,8 +141,10 @@ def add_parser(subparsers: Any) -> None:
         "--pass",
         dest="passes",
         action="append",
+        type=parse_pass,
         choices=tuple(PASSES),
-        help="of this pass alone; may be given several times",
+        help="of this pass alone; may be given several times; fprop, dgrad, wgrad and bgrad will "
+        "do too",
     )
     parser.add_argument(
         "--gpu",
@@ -137,7 +152,11 @@ def add_parser(subparsers: Any) -> None:
         help="the plan of a GPU of this compute capability, as 9.0, where CUDA kernels were built",
     )
     parser.add_argument("--threads", type=int, help="plan for so many threads")
-    parser.add_argument("--json", metavar="FILE", help="write the plan there too ('-': print it)")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write the plan there too, with all its passes ('-': print it, with those of --pass)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -151,12 +170,16 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads or threads)
         plan = make_plan(args)
         if args.json == "-":
-            print(json.dumps(plan.to_dict(), indent=1))
+            values = plan.to_dict()
+            for name in set(PASSES).difference(args.passes or PASSES):
+                del values["passes"][name]
+            print(json.dumps(values, indent=1))
             return 0
         if args.json:
             plan.save(args.json)
     except (RuntimeError, ValueError, OSError) as error:
-        print(f"convext explain: {error}", file=sys.stderr)
+        # What comes from C++ begins with the library's name already.
+        print(f"convext explain: {str(error).removeprefix('convext: ')}", file=sys.stderr)
         return 2
     finally:
         torch.set_num_threads(threads)
