@@ -12,6 +12,9 @@ from browsers import find_browser
 
 import convext
 
+# pytest-xdist sets it in its processes; what commands print is as wide as in a pipe without it.
+os.environ.pop("COLUMNS", None)
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: the other processes have the rest meanwhile."""
