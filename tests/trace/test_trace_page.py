@@ -133,6 +133,8 @@ def test_an_impossible_setting_hides_the_views_and_comes_back(page):
     )
     assert page.inner_text("#summary") == "This setting is impossible."
     assert not page.is_visible("#panel-forward")
+    tabs, error = (page.locator(name).bounding_box() for name in ("#tabs", "#error"))
+    assert error["y"] >= tabs["y"] + tabs["height"]  # where the panel was
     page.click("#tab-quiz")
     assert page.is_visible("#panel-quiz")
     page.click("#tab-code")

@@ -15,6 +15,7 @@ from rich.live import Live
 import convext
 from convext.testing import one_thread
 from convext.tracing import ConvTrace, ModelTrace, Setting, Trace, quiz, text
+from convext.tracing.model import LearningCurve, Prediction
 
 from . import digits
 from ._console import make_console
@@ -201,6 +202,10 @@ def _model(console: Console, args: argparse.Namespace) -> ModelTrace | ConvTrace
                 training = digits.train(model, data, epochs, args.seed)
         image = data.test_images[:1].float()
         content = ModelTrace.run(model, image)
+        content.prediction = Prediction.run(model, image, int(data.test_labels[0]))
+        if epochs:
+            curve = training.steps, training.losses, training.accuracies
+            content.training = LearningCurve(*curve)
     if args.predict:
         reached = f"{training.accuracies[-1]:.2%} right" if epochs else "untrained"
         console.print(f"[bold]A CNN with ConvExt2d[/], epochs of training: {epochs}, {reached}")

@@ -29,6 +29,7 @@ SCRIPTS = (
     "views.js",
     "kernel.js",
     "quiz.js",
+    "model.js",
     "main.js",
 )
 

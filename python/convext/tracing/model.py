@@ -74,6 +74,42 @@ class LayerTrace:
         return values | {"setting": setting, "padded": self.padded, "kernel": self.kernel}
 
 
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a classifier made of one image.
+
+    Attributes:
+        image: its rows, from 0 (light) to 1.
+        label: the right class.
+        shares: the probability of each class.
+        guess: the most probable class.
+    """
+
+    image: list[list[float]]
+    label: int
+    shares: list[float]
+    guess: int
+
+    @classmethod
+    def run(cls, model: nn.Module, image: Tensor, label: int) -> Prediction:
+        """Of an image (1, 1, H, W), from the model's logits (1, classes)."""
+        with _evaluating(model), torch.no_grad():
+            shares = model(image)[0].double().softmax(0)
+        plane = image[0, 0].double()
+        shades = (plane - plane.min()) / (plane.max() - plane.min())
+        return cls(shades.tolist(), label, shares.tolist(), int(shares.argmax()))
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningCurve:
+    """How a model was trained: the loss of every step; of every epoch the mean loss and the share
+    of right answers to what was not trained with."""
+
+    steps: list[float]
+    losses: list[float]
+    accuracies: list[float]
+
+
 @dataclasses.dataclass
 class ModelTrace:
     """A model's inference on one batch: its layers in the order in which they ran.
@@ -83,12 +119,15 @@ class ModelTrace:
         input_size: of the batch.
         layers: every call of every module that has no modules of its own.
         output: what the model returned.
+        prediction, training: what ``convext trace --predict`` and ``--train`` put on the page too.
     """
 
     name: str
     input_size: list[int]
     layers: list[LayerTrace]
     output: Any
+    prediction: Prediction | None = None
+    training: LearningCurve | None = None
 
     @classmethod
     def run(cls, model: nn.Module, input: Tensor) -> ModelTrace:
@@ -127,6 +166,8 @@ class ModelTrace:
             "name": self.name,
             "input_size": self.input_size,
             "layers": [layer.to_dict() for layer in self.layers],
+            "prediction": self.prediction and dataclasses.asdict(self.prediction),
+            "training": self.training and dataclasses.asdict(self.training),
         }
 
 

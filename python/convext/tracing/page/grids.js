@@ -14,6 +14,19 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
+// Of an SVG.
+function drawing(tag, attributes = {}, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+// A name that may be broken after its underscores.
+function breakable(name) {
+  return name.split(/(?<=_)/).flatMap(part => [part, element("wbr")]);
+}
+
 // Rows as lists of texts below a row of heads.
 function plainTable(caption, heads, rows) {
   return element("table", { class: "list" },

@@ -30,7 +30,7 @@ class App {
     this.quiz = new QuizView(DATA.quiz);
     this.controls = new Controls(byId("settings"), DATA.limits, (setting, complaint) => this.set(setting, complaint));
     byId("reset").addEventListener("click", () => this.controls.write(DATA.setting));
-    if (DATA.model) this.showModel(DATA.model);
+    if (DATA.model) new ModelView(this, DATA.model);
     byId("footer").textContent = `Made by convext ${DATA.versions.convext} with PyTorch ${DATA.versions.torch}.`;
     this.controls.write(DATA.setting);
     this.openTab(DATA.model ? "model" : "forward");
@@ -117,36 +117,6 @@ class App {
     byId("code-trace").textContent = traceCommand(s);
     byId("code-explain").textContent = explainCommand(s);
     this.showPanel();
-  }
-
-  showModel(model) {
-    byId("model-text").textContent =
-      `${model.name} on ${model.input_size.join("x")}. Milliseconds are the shortest of three runs. ` +
-      "Show puts a convolution into the form, as large as this page can show it, with small integers; " +
-      "too large: its kernel, stride, padding or dilation is beyond this page.";
-    const number = value => (value === null ? "-" : shown(value, 3));
-    const twoLines = (name, first, second) => element("div", { class: name }, first,
-      element("span", { class: "second" }, second));
-    const rows = model.layers.map(layer => [
-      twoLines("layer", layer.name, layer.type), this.showButton(layer), layer.input_size.slice(1).join("x"), layer.padded,
-      twoLines("kernel", layer.kernel, layer.plans ? layer.plans.forward.kernel : ""),
-      layer.output_size.slice(1).join("x"), number(layer.mean), number(layer.std),
-      number(layer.minimum), number(layer.maximum), layer.milliseconds.toFixed(3),
-    ]);
-    byId("model-layers").replaceChildren(plainTable("Layers", ["layer, type", "", "input", "padded",
-      "kernel, planned forward", "output", "mean", "std", "min", "max", "ms"], rows));
-  }
-
-  showButton(layer) {
-    if (!layer.setting) return "";
-    if (!layer.shown) return "too large";
-    const button = element("button", { type: "button", "aria-label": `Show ${layer.name}` }, "Show");
-    button.addEventListener("click", () => {
-      this.controls.write(layer.shown);
-      this.openTab("forward");
-      byId("tab-forward").focus();
-    });
-    return button;
   }
 }
 
