@@ -46,6 +46,12 @@ def test_the_lesson_is_shown(page):
     for plan in trace.plans.values():
         assert plan["kernel"] in page.inner_text("#plan")
         assert plan["reason"] in page.inner_text("#plan")
+    for name, plan in convext.explain(torch.nn.Conv2d(1, 1, 3, 2, 1), (1, 1, 5, 5)).passes.items():
+        row = page.inner_text(f"#sources tr:has(th:text-is('{name}'))")
+        assert [word for word in row.split() if word.startswith(("csrc/", "docs/"))] == [
+            *(place.split()[0] for place in plan.sources),
+            plan.chapter,
+        ]
     assert len(cells(page, "gemm")) == 9
 
 

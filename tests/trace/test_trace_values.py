@@ -11,6 +11,7 @@ from torch import nn
 
 import convext
 from convext import _C
+from convext.explaining import cpu_pass
 from convext.tracing import LESSON, ConvTrace, ModelTrace, Setting, html, text
 from convext.tracing.plans import TILES
 from convext.tracing.setting import small_integers
@@ -338,7 +339,12 @@ def test_the_plan_table_is_the_planner():
         assert (at < 0) == (setting.refusal() is not None)
         if at >= 0:
             names = [_C.plan(setting.problem, name).kernel for name in ("fprop", "dgrad", "wgrad")]
-            assert table["plans"][at] == names
+            kernels = [table["kernels"][place] for place in table["plans"][at]]
+            assert [kernel["kernel"] for kernel in kernels] == names
+            for kernel, name in zip(kernels, ("forward", "input_grad", "weight_grad"), strict=True):
+                plan = cpu_pass(setting.problem, name)
+                assert tuple(kernel["sources"]) == plan.sources
+                assert kernel["chapter"] == plan.chapter
 
 
 @pytest.mark.parametrize(

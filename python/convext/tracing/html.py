@@ -17,7 +17,7 @@ from .. import _C, _library
 from . import quiz, text
 from .convolution import ConvTrace
 from .model import ModelTrace
-from .plans import TILES
+from .plans import TILES, kernel_of
 from .setting import LESSON, Setting
 
 SCRIPTS = (
@@ -215,17 +215,19 @@ def plan_table() -> dict[str, Any]:
     """The kernels of forward, input and weight gradient for all of :data:`GRID`.
 
     Returns:
-        ``axes``: the grid; ``plans``: triples of kernel names; ``index``: of each setting, the last
-        axis running fastest, the index of its triple, -1 where the setting is impossible or the
-        forced kernel cannot run it; ``kernels``: tile and algorithm by name.
+        ``axes``: the grid; ``kernels``: with their tiles and sources, which may differ for one
+        kernel; ``plans``: triples of places in these; ``index``: of each setting, the last axis
+        running fastest, the place of its triple, -1 where the setting is impossible or the forced
+        kernel cannot run it.
     """
     return _plan_table(_C.forced_plan(), _C.batch_invariant(), _C.workspace_limit())
 
 
 @functools.lru_cache(maxsize=1)
 def _plan_table(*choices: object) -> dict[str, Any]:
-    plans: dict[tuple[str, ...], int] = {}
-    kernels: dict[str, dict[str, Any]] = {}
+    plans: dict[tuple[int, ...], int] = {}
+    places: dict[tuple[str, ...], int] = {}
+    kernels: list[dict[str, Any]] = []
     index = []
     for size, kernel, stride, padding, dilation, (C, K, groups), mode in itertools.product(
         *GRID.values()
@@ -244,13 +246,16 @@ def _plan_table(*choices: object) -> dict[str, Any]:
         except RuntimeError:
             index.append(-1)
             continue
-        for plan in chosen:
-            kernels[plan.kernel] = {"algorithm": plan.algorithm, "tile": [plan.mr, plan.nr]}
-        names = tuple(plan.kernel for plan in chosen)
-        index.append(plans.setdefault(names, len(plans)))
+        triple = []
+        for found in map(kernel_of, chosen):
+            place = places.setdefault((found["kernel"], *found["sources"]), len(kernels))
+            if place == len(kernels):
+                kernels.append(found)
+            triple.append(place)
+        index.append(plans.setdefault(tuple(triple), len(plans)))
     return {
         "axes": GRID,
-        "plans": [list(names) for names in plans],
+        "plans": [list(triple) for triple in plans],
         "index": index,
         "kernels": kernels,
     }

@@ -22,9 +22,9 @@ function drawing(tag, attributes = {}, ...children) {
   return node;
 }
 
-// A name that may be broken after its underscores.
+// A name that may be broken after its underscores and slashes.
 function breakable(name) {
-  return name.split(/(?<=_)/).flatMap(part => [part, element("wbr")]);
+  return name.split(/(?<=[_/])/).flatMap(part => [part, element("wbr")]);
 }
 
 // Rows as lists of texts below a row of heads.
