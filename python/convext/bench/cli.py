@@ -359,6 +359,11 @@ def _print_results(
             return report.gpu_cell_table(chosen, title)
         return report.cell_table(chosen, title, console.width)
 
+    others = watch.cores_of_others()
+    noise = others is not None and others > environment.NOISE_CORES and args.clock == "wall"
+    load = "" if others is None else f"{others:.2f} cores were busy with other processes"
+    if noise:  # before the figures, and again behind them, where a long run ends
+        console.print(f"[bold yellow]{load}: these figures are noise[/]")
     if cells:
         few = len(cells) <= report.WORST
         if args.cells or few:
@@ -371,11 +376,8 @@ def _print_results(
         console.print(report.summary_table(cells))
     for failure in failures:
         console.print(f"wrong result, not timed: {failure}", style="red", markup=False)
-    others = watch.cores_of_others()
-    if others is not None:
-        noise = others > environment.NOISE_CORES and args.clock == "wall"
-        quiet = ": these figures are noise" if noise else ""
-        console.print(f"{others:.2f} cores were busy with other processes{quiet}")
+    if load:
+        console.print(load + (": these figures are noise" if noise else ""))
 
 
 def _run_accuracy(args: argparse.Namespace, console: Console) -> int:
