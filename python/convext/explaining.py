@@ -419,8 +419,9 @@ def last_plan() -> dict[str, LastRun]:
     >>> kernel, problem = convext.last_plan()["forward"]
 
     Returns:
-        pass -> (kernel, problem), of the passes that have run: ``"forward"``, ``"input_grad"``,
-        ``"weight_grad"``, ``"bias_grad"``. Of a complex convolution, the last of its real ones.
+        pass -> (kernel, problem), of those passes of ``"forward"``, ``"input_grad"``,
+        ``"weight_grad"`` and ``"bias_grad"`` that have run. Of a complex convolution, the last of
+        its real ones.
     """
     found = {}
     for name, pass_ in PASSES.items():
