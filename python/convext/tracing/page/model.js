@@ -28,7 +28,7 @@ class ModelView {
   showTraining({ steps, losses, accuracies }) {
     byId("training").hidden = false;
     byId("training-curves").replaceChildren(
-      curve(`Loss of each of ${steps.length} steps`, steps.map((loss, i) => [(i + 1) / steps.length, loss]), losses.length,
+      curve(`Loss of ${steps.length} steps, by epoch`, steps.map((loss, i) => [(i + 1) / steps.length, loss]), losses.length,
         Math.max(...steps.filter(Number.isFinite), 0), value => shown(value, 3)),
       curve("Accuracy on test images, by epoch", [...accuracies.entries()].map(([i, share]) => [(i + 1) / accuracies.length, share]),
         accuracies.length, 1, value => percent(value, 0)));
