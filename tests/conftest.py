@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
+from browsers import find_browser
 
 import convext
+
+# pytest-xdist sets it in its processes; what commands print is as wide as in a pipe without it.
+os.environ.pop("COLUMNS", None)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -27,6 +32,20 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         terminalreporter.section("told by tests")
     for line in lines:
         terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium, one for each module of tests."""
+    from playwright.sync_api import sync_playwright  # tests on a GPU go without
+
+    path = find_browser()
+    # Chromium refuses to run as root inside its sandbox.
+    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=arguments)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(autouse=True)

@@ -59,6 +59,8 @@ def test_no_command_prints_the_help(capsys):
     out = capsys.readouterr().out
     for command in COMMANDS:
         assert re.search(rf"^ +{command} +\w+", out, re.MULTILINE)
+    for variable in ("CONVEXT_CPU_ISA", "CONVEXT_PLAN", "CONVEXT_WORKSPACE_LIMIT"):
+        assert variable in out
 
 
 @pytest.mark.parametrize(
@@ -78,6 +80,8 @@ def test_every_command_has_help(command, capsys):
         (["info", "--yaml"], "unrecognized arguments: --yaml"),
         (["verify", "--dtype", "float8"], "argument --dtype: invalid choice: 'float8'"),
         (["verify", "--device", "tpu"], "argument --device: invalid choice: 'tpu'"),
+        (["demo", "--epochs", "0"], "usage: convext demo [-h]"),
+        (["demo", "--epochs", "0"], "convext demo: error: unrecognized arguments: --epochs 0"),
         (["demo", "--seed", "x"], "argument --seed: invalid int value: 'x'"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import html
 import json
 import random
 import re
@@ -19,6 +21,7 @@ import convext
 from convext import _sources
 from convext.cli import main
 from convext.cli.explain import Conv, parse_conv
+from convext.explaining import _clock
 from convext.plan import PASSES
 
 ROOT = Path(__file__).parent.parent
@@ -84,6 +87,24 @@ def test_the_kernels_it_names_are_those_that_run(
     assert {"convext::conv2d", "convext::conv2d_backward"} <= seen
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_under_autocast_too(dtype: torch.dtype) -> None:
+    layer = convext.ConvExt2d(16, 24, 3, padding=1, dtype=dtype)
+    for input in (
+        torch.randn(2, 16, 20, 20, dtype=dtype),
+        torch.randn(2, 16, 20, 40, dtype=dtype)[..., ::2],
+    ):
+        convext._C.reset_kernel_runs()
+        with torch.autocast("cpu", torch.bfloat16):
+            plan = convext.explain(layer, input)
+            layer(input).sum().backward()
+        assert plan.problem.dtype == ("bfloat16" if dtype == torch.float32 else "float64")
+        assert convext.last_plan()["forward"].kernel == plan["forward"].kernel
+        problem = convext.last_plan()["forward"].problem
+        assert problem.input_layout == plan.problem.input_layout
+        assert convext.explain(layer, input).problem.dtype == str(dtype).removeprefix("torch.")
+
+
 def test_a_shape_stands_for_a_tensor_like_the_weight() -> None:
     layer = convext.ConvExt2d(8, 8, 1).to(memory_format=torch.channels_last, dtype=torch.float64)
     plan = convext.explain(layer, (2, 8, 9, 9))
@@ -133,7 +154,89 @@ def test_expected_time_and_what_bounds_it() -> None:
     small = convext.explain(convext.problem((1, 4, 6, 6), (4, 4, 3, 3)))["forward"]
     assert small.threads == 1
     # Some hundred megahertz to some gigahertz: the clock it is told by is a clock.
-    assert 3e8 < convext._C.measure_clock() < 1e10
+    assert 3e8 < convext._C.nominal_clock() < 1e10
+    assert plan.clock == pytest.approx(_clock())
+    assert f" at {_clock() / 1e9:.2f} GHz, bound by {plan.bound}" in str(plan)
+
+
+def test_more_threads_than_cores_are_remarked(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = convext.problem((8, 64, 56, 56), (64, 64, 3, 3), padding=1)
+    small = convext.problem((1, 4, 6, 6), (4, 4, 3, 3))
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+    monkeypatch.setattr("convext.explaining.usable_cores", lambda: 2)
+    (remark,) = convext.explain(problem)["forward"].remarks
+    assert remark.startswith("64 threads, but this process may use 2 cores")
+    assert convext.explain(small)["forward"].remarks == ()
+    monkeypatch.setattr("convext.explaining.usable_cores", lambda: 64)
+    assert convext.explain(problem)["forward"].remarks == ()
+
+
+def test_complex_layers() -> None:
+    layer = convext.ConvExt2d(16, 24, 3, dtype=torch.complex64)
+    plan = convext.explain(layer, (2, 16, 20, 20))
+    assert plan.complex_dtype == "complex64"
+    assert "complex64, run as real convolutions of float32" in str(plan)
+    parts = torch.empty(2, 16, 20, 20, 2)[..., 0], torch.empty(24, 16, 3, 3, 2)[..., 0]
+    real = convext.explain(convext.problem(*parts))
+    for name, found in plan.passes.items():
+        times = 2 if name == "bias_grad" else 4
+        assert found.kernel == real[name].kernel
+        assert found.flops == times * real[name].flops
+        assert found.bytes == 2 * real[name].bytes
+        assert found.seconds == pytest.approx(times * real[name].seconds)
+        assert found.remarks[0].startswith(f"runs {times} times")
+    convext._C.reset_kernel_runs()
+    output = layer(torch.randn(2, 16, 20, 20, dtype=torch.complex64).requires_grad_())
+    output.abs().sum().backward()
+    runs = convext._C.kernel_runs()
+    for name, found in plan.passes.items():
+        assert runs[found.kernel] == (2 if name == "bias_grad" else 4)
+    assert convext.Plan.from_dict(plan.to_dict()) == plan
+    assert real.complex_dtype == ""
+
+
+def test_of_nothing_nothing_runs() -> None:
+    plan = convext.explain(convext.ConvExt2d(4, 6, 3), (0, 4, 9, 9))
+    for found in plan.passes.values():
+        assert ("expected", "nothing runs: there is nothing to compute") in found.facts()
+
+
+def test_passes_have_two_names() -> None:
+    plan = convext.explain(convext.problem((1, 4, 9, 9), (6, 4, 3, 3)))
+    for name, native in PASSES.items():
+        assert plan[native] is plan[name]
+    with pytest.raises(KeyError, match=r"'fwd' is no pass; there are forward, .* \(fprop, "):
+        plan["fwd"]
+
+
+needs_cuda_build = pytest.mark.skipif(
+    not convext._C.build_info()["cuda"], reason="needs CUDA kernels that were built"
+)
+
+
+@needs_cuda_build
+def test_plans_of_gpus_say_what_they_copy_and_round(monkeypatch: pytest.MonkeyPatch) -> None:
+    contiguous = convext.problem((2, 64, 19, 19), (32, 64, 3, 3))
+    monkeypatch.setattr("convext._ops.tf32_allowed", lambda: True)
+    plan = convext.explain(contiguous, gpu="9.0")
+    for found in plan.passes.values():
+        assert found.seconds is None
+        assert "no time: the cost model is of CPUs" in str(found)
+    copies, tf32 = plan["input_grad"].remarks
+    assert copies.endswith("grad_input (180.5 KiB), weight (72.0 KiB), grad_output (72.2 KiB)")
+    assert "rounded to TF32" in tf32
+    monkeypatch.setattr("convext._ops.tf32_allowed", lambda: False)
+    assert len(convext.explain(contiguous, gpu="9.0")["forward"].remarks) == 1
+    tensors = [
+        torch.empty(*size, device="meta").to(memory_format=torch.channels_last)
+        for size in ((2, 64, 19, 19), (32, 64, 3, 3))
+    ]
+    assert convext.explain(convext.problem(*tensors), gpu="9.0")["forward"].remarks == ()
+    parts = convext.explain(
+        convext.ConvExt2d(16, 24, 3, dtype=torch.complex64), (1, 16, 9, 9), gpu="9.0"
+    )
+    assert "twice the channels, 32 to 48" in parts["forward"].remarks[0]
+    assert parts.problem.C == 16
 
 
 def test_all_of_it_is_printed() -> None:
@@ -143,7 +246,9 @@ def test_all_of_it_is_printed() -> None:
         for word in (name, found.kernel, *found.sources, *(kernel for kernel, _ in found.refused)):
             assert word in text
             assert word in page
-        assert found.reason in text
+        for _, line in found.facts():
+            assert line in text
+            assert html.escape(line) in page
         assert found.kernel in repr(plan)
     assert plan.formula["P"] in text
     assert "circular" in text
@@ -174,18 +279,40 @@ def test_plans_are_saved_loaded_and_forced(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("[]", "holds no plan"),
-        ("{", "holds no plan"),
-        ("{}", "'schema'"),
-        ('{"schema": 9}', "schema 9, where 1 is known"),
-        ('{"schema": 1, "passes": {"forward": {}}}', "'name'"),
+        ("[]", "no object of JSON"),
+        ("{", "Expecting property name"),
+        ("{}", "no entry 'schema'"),
+        ('{"schema": 99}', "schema 99, where 1 is known"),
+        ('{"schema": 1, "passes": {"forward": {}}}', "its passes are not forward, input_grad, "),
     ],
 )
 def test_files_that_hold_no_plan(text: str, words: str, tmp_path: Path) -> None:
     file = tmp_path / "plan.json"
     file.write_text(text)
-    with pytest.raises(ValueError, match=re.escape(words)):
+    start = f"{file} holds no plan, as Plan.save writes one: "
+    with pytest.raises(ValueError, match=re.escape(start) + ".*" + re.escape(words)):
         convext.Plan.load(file)
+    values = convext.explain(convext.problem((1, 4, 9, 9), (6, 4, 3, 3))).to_dict()
+    for key, value in (("kernel", 7), ("refused", 7), ("tile", None)):
+        spoiled = copy.deepcopy(values)
+        spoiled["passes"]["forward"][key] = value
+        with pytest.raises(ValueError, match="values is no plan of convext's"):
+            convext.Plan.from_dict(spoiled)
+    arch = values["passes"]["forward"]["arch"]
+    for kernel in (f"fprop_swift_f32_any_6x16_{arch}", f"dgrad_direct_f32_any_6x16_{arch}"):
+        spoiled = copy.deepcopy(values)
+        spoiled["passes"]["forward"].update(kernel=kernel, algorithm=kernel.split("_")[1])
+        file.write_text(json.dumps(spoiled))
+        with pytest.raises(ValueError, match=rf"plan\.json .* the kernel of forward is '{kernel}'"):
+            convext.Plan.load(file)
+    elsewhere = copy.deepcopy(values)  # of an instruction set that this build may not have
+    elsewhere["passes"]["forward"].update(
+        kernel="fprop_direct_f32_any_6x8_sve2", algorithm="direct", arch="sve2"
+    )
+    assert convext.Plan.from_dict(elsewhere)["forward"].arch == "sve2"
+    del values["passes"]["forward"]["kernel"]
+    with pytest.raises(ValueError, match="'kernel'"):
+        convext.Plan.from_dict(values)
     with pytest.raises(OSError, match="missing"):
         convext.Plan.load(tmp_path / "missing.json")
 
@@ -198,6 +325,16 @@ def test_wrong_arguments() -> None:
         convext.explain(layer)
     with pytest.raises(TypeError, match="input must be a Tensor or its shape, but got str"):
         convext.explain(layer, "1,4,9,9")
+    with pytest.raises(TypeError, match=r"input must be .* but got tuple \(1, 4, 9\.0, 9\)"):
+        convext.explain(layer, (1, 4, 9.0, 9))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"input must have no negative extent, but got \[1, 4, -9"):
+        convext.explain(layer, (1, 4, -9, 9))
+    with pytest.raises(ValueError, match="weight must be a tensor that can be addressed"):
+        convext.problem((1, 4, 9, 9), (1 << 60, 4, 3, 3))
+    with pytest.raises(ValueError, match=r"input must be a strided tensor, but is torch\.sparse"):
+        convext.explain(layer, torch.randn(1, 4, 9, 9).to_sparse())
+    with pytest.raises(RuntimeError, match="input and weight must have one dtype, but have"):
+        convext.explain(layer, torch.randn(1, 4, 9, 9, dtype=torch.float64))
     with pytest.raises(TypeError, match="input must be left out"):
         convext.explain(convext.problem((1, 4, 9, 9), (6, 4, 3, 3)), (1, 4, 9, 9))
     with pytest.raises(ValueError, match="lazy module"):
@@ -214,30 +351,99 @@ def test_wrong_arguments() -> None:
 # ---- where a kernel's source is
 
 
+def places() -> set[tuple[str, str]]:
+    """(file below csrc/, name), all there are."""
+    tables = [found for table in (_sources.CPU, _sources.CUDA) for found in table.values()]
+    found = {_sources.PLANES, _sources.BORDER}
+    for each in tables:
+        for of_pass in each.values() if isinstance(each, dict) else [each]:
+            found.update(of_pass)
+    return found
+
+
 def test_every_kernel_has_its_source() -> None:
     kernels = convext._C.kernels()
-    assert {kernel["algorithm"] for kernel in kernels} == set(_sources.CPU)
+    assert {kernel["algorithm"] for kernel in kernels} <= set(_sources.CPU)
+    assert set(_sources.CPU) - {kernel["algorithm"] for kernel in kernels} <= {"indirect_pairs"}
     for kernel in kernels:
-        places = _sources.sources_of(kernel["algorithm"], kernel["pass"])
-        assert places
-        for place in places:
-            assert re.fullmatch(r"csrc/\S+:\d+ \w+", place), place
-    for algorithm, of_passes in _sources.CUDA.items():
-        passes = of_passes if isinstance(of_passes, dict) else ["bgrad"]
-        for pass_ in passes:
-            for place in _sources.sources_of(algorithm, pass_, cuda=True):
-                assert re.fullmatch(r"csrc/cuda/\S+:\d+ \w+", place), place
+        found = _sources.sources_of(kernel["algorithm"], kernel["pass"])
+        assert found
+        for place in found:
+            assert re.fullmatch(r"csrc/\S+:\d+ [\w<>]+", place), place
 
 
-def test_a_source_is_where_the_function_is_defined() -> None:
-    for place in ("csrc/cpu/wgrad_outer.h", "csrc/cuda/naive.cuh"):
-        algorithm, pass_ = ("outer", "wgrad") if "cpu" in place else ("naive", "fprop")
-        found = _sources.sources_of(algorithm, pass_, cuda="cuda" in place)[0]
-        file, line, name = re.fullmatch(r"(\S+):(\d+) (\w+)", found).groups()  # type: ignore[union-attr]
-        assert file == place
-        text = (ROOT / file).read_text().splitlines()
-        assert f"{name}(" in text[int(line) - 1]
-        assert "{" in "".join(text[int(line) - 1 : int(line) + 3])
+@pytest.mark.parametrize(("file", "name"), sorted(places()))
+def test_a_source_is_where_it_is_defined(file: str, name: str) -> None:
+    lines = (ROOT / "csrc" / file).read_text().splitlines()
+    line = _sources.find_line(ROOT / "csrc" / file, name) - 1
+    assert f"{name}(" in lines[line] or lines[line] == f"struct {name} {{"
+    # A definition, not a declaration or a call: a body opens before a statement ends.
+    assert re.match(r"[^;]*{", "\n".join(lines[line:]))
+
+
+def snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def test_the_last_source_is_the_driver_that_an_algorithm_is_sent_to() -> None:
+    """By the text of the dispatch, where forward and input grad have one driver."""
+    text = (ROOT / "csrc" / "run.cpp").read_text()
+    case = re.compile(
+        r"((?:case Algorithm::k\w+:\s*)+)"
+        r"(?:if \(plan\.pass == Pass::kWgrad\) return (\w+)\([^;]*;\s*)?"
+        r"return (\w+)\("
+    )
+    drivers: dict[tuple[str, bool], str] = {}
+    for names, of_wgrad, driver in case.findall(text):
+        for name in re.findall(r"k(\w+):", names):
+            drivers[snake(name), False] = driver
+            drivers[snake(name), True] = of_wgrad or driver
+    seen = 0
+    for kernel in convext._C.kernels():
+        algorithm, pass_ = kernel["algorithm"], kernel["pass"]
+        if algorithm != "reference":
+            _, driver = _sources.places_of(algorithm, pass_)[-1]
+            assert driver == drivers[algorithm, pass_ == "wgrad"], (algorithm, pass_)
+            seen += 1
+    assert seen
+
+
+def test_the_first_source_is_a_kernel_that_the_driver_calls() -> None:
+    """By the text: which header a driver's function pointers come from."""
+    cpu = ROOT / "csrc" / "cpu"
+    headers = {path.name: path.read_text() for path in cpu.glob("*.h")}
+    home = {}
+    for member, function in re.findall(r"kernels\.(\w+) =\s+(\w+)<", headers["isa_unit.h"]):
+        definition = re.compile(rf"^\w[\w<> ]* {function}\(", re.M)
+        for name, text in headers.items():
+            if definition.search(text):
+                home[member] = name
+    assert home["winograd_sums"] == "winograd_tiles.h"
+    for kernel in convext._C.kernels():
+        algorithm, pass_ = kernel["algorithm"], kernel["pass"]
+        if algorithm in ("reference", "indirect_pairs"):
+            continue
+        first, *_, driver = _sources.places_of(algorithm, pass_)
+        text = (ROOT / "csrc" / driver[0]).read_text()
+        text += "".join(headers.get(name, "") for name in re.findall(r'include "(\w+\.h)"', text))
+        called = {home[member] for member in home if re.search(rf"kernels_?\.{member}\b", text)}
+        assert Path(first[0]).name in called, (algorithm, pass_)
+
+
+def test_sources_follow_the_plan() -> None:
+    depthwise = convext.ConvExt2d(16, 16, 3, groups=16)
+    planes = convext.explain(depthwise, (2, 16, 12, 12))
+    rows = convext.explain(depthwise.to(memory_format=torch.channels_last), (2, 16, 12, 12))
+    for name in ("forward", "input_grad"):
+        assert planes[name].algorithm == rows[name].algorithm == "depthwise"
+        assert any(place.endswith(" run_plane_strips") for place in planes[name].sources)
+        assert not any(place.endswith(" run_plane_strips") for place in rows[name].sources)
+    reflect = convext.ConvExt2d(16, 16, 3, padding=1, padding_mode="reflect")
+    with convext.force_plan("winograd4"):
+        plan = convext.explain(reflect, (1, 16, 12, 12))
+    assert plan["input_grad"].sources[-1].endswith(" run_border")
+    assert plan["forward"].sources[-1].endswith(" run_winograd")
+    assert any(place.endswith(" Winograd<4>") for place in plan["forward"].sources)
 
 
 def test_an_installation_without_sources_knows_the_lines(
@@ -279,6 +485,23 @@ def test_contributing_names_these_sources() -> None:
                 assert f"`csrc/{file}`" in row or "the same" in row
 
 
+def test_the_book_names_these_chapters() -> None:
+    """The table of its index is for people who read; this is what ``explain`` prints."""
+    text = (ROOT / "docs" / "book" / "index.md").read_text()
+    table = text[text.index("| algorithm | passes | chapter |") :]
+    named = set()
+    for row in re.findall(r"^\| (`.*) \| (.*) \| (.*) \|$", table, re.M):
+        algorithms, passes, chapters = (re.findall(r"[\w.]+", cell) for cell in row)
+        for algorithm in algorithms:
+            of_pass = list(PASSES.values()) if passes == ["all"] else passes
+            found = [_sources.chapter_of(algorithm, pass_) for pass_ in of_pass]
+            assert list(dict.fromkeys(found)) == [f"docs/book/{chapter}" for chapter in chapters]
+            assert all((ROOT / chapter).is_file() for chapter in found)
+            named.add(algorithm)
+    assert named == set(_sources.CHAPTERS) == set(_sources.CPU)
+    assert (ROOT / _sources.chapter_of("simt", "fprop", cuda=True)).is_file()
+
+
 # ---- the command
 
 
@@ -294,15 +517,34 @@ def test_the_command_prints_the_plan(capsys: pytest.CaptureFixture[str], tmp_pat
         assert found.sources[0] in output
     assert convext.Plan.load(file).spec == plan.spec
 
-    assert main([*words[:5], "--pass", "weight_grad"]) == 0
-    output = capsys.readouterr().out
-    assert plan["weight_grad"].kernel in output
-    assert plan["forward"].kernel not in output
+    assert "read       docs/book/polyphase.md" in output
+    for name in ("weight_grad", "wgrad"):
+        assert main([*words[:5], "--pass", name]) == 0
+        output = capsys.readouterr().out
+        assert plan["weight_grad"].kernel in output
+        assert plan["forward"].kernel not in output
 
     assert main([*words[:5], "--json", "-", "--threads", "1", "--dtype", "float64"]) == 0
     values = json.loads(capsys.readouterr().out)
     assert values["problem"]["dtype"] == "float64"
     assert values["passes"]["forward"]["threads"] == 1
+    assert main([*words[:5], "--json", "-", "--pass", "input_grad"]) == 0
+    assert list(json.loads(capsys.readouterr().out)["passes"]) == ["input_grad"]
+    assert main([*words[:5], "--dtype", "complex64", "--pass", "forward"]) == 0
+    assert "complex64, run as real convolutions" in capsys.readouterr().out
+
+
+def test_columns_decide_how_wide_it_is(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["explain", "--in", "1,512,56,56", "--conv", "128,3", "--pass", "forward"]
+    widest = {}
+    for columns in ("70", "120"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert main(words) == 0
+        table = capsys.readouterr().out.split("why not")[1]
+        widest[columns] = max(map(len, table.splitlines()))
+    assert widest["70"] <= 70 < widest["120"]
 
 
 def test_convolutions_as_the_command_takes_them() -> None:
@@ -318,6 +560,10 @@ def test_convolutions_as_the_command_takes_them() -> None:
     [
         ("1,64,56", "64,3", "'1,64,56' is not 4 integers separated by commas"),
         ("1,64,56,x", "64,3", "is not 4 integers"),
+        ("1,64,56,\u00b2", "64,3", "is not 4 integers"),
+        ("1,64,56,99999999999999999999", "64,3", "--in must be a tensor that can be addressed"),
+        ("1,64,-9,9", "64,3", "'1,64,-9,9' has a negative number"),
+        ("1,64,9,9", "64,3,p-1", "'-1' has a negative number"),
         ("1,64,9,9", "64", "does not begin with output channels and a kernel"),
         ("1,64,9,9", "64,3,3", "'3' is neither a padding mode"),
         ("1,64,9,9", "64,3,s2,s1", "gives the stride twice"),
@@ -348,3 +594,9 @@ def test_wrong_options(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> No
     ):
         assert main([*words, *more]) == 2
         assert message in capsys.readouterr().err
+
+
+@needs_cuda_build
+def test_a_gpu_without_kernels(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", "--in", "1,4,9,9", "--conv", "4,3", "--gpu", "3.0"]) == 2
+    assert capsys.readouterr().err.startswith("convext explain: no CUDA kernel can run this pass")

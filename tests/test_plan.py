@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -98,6 +101,43 @@ def test_forced_plans_that_cannot_run() -> None:
     with pytest.raises(RuntimeError, match="swift"), convext.force_plan("swift"):
         convext.conv2d(input, weight)
     assert convext.forced_plan() == ""
+
+
+def test_forced_plans_that_contradict_themselves() -> None:
+    for spec, words in (
+        ("fprop=indirect,fprop=direct", "'fprop=indirect' and 'fprop=direct' .* for fprop"),
+        ("reference,wgrad=outer", "'reference' and 'wgrad=outer' .* for wgrad"),
+        ("dot,direct", "'dot' and 'direct' name different kernels for fprop"),
+    ):
+        with pytest.raises(RuntimeError, match=words), convext.force_plan(spec):
+            pass
+    # Each of these speaks about other passes, or says one thing twice.
+    for spec in ("indirect,wgrad=outer,bgrad=reference", "dot,axpy", "fprop=dot,fprop=dot"):
+        with convext.force_plan(spec):
+            assert convext.forced_plan() == spec
+    run = subprocess.run(
+        [sys.executable, "-m", "convext", "info"],
+        env=os.environ | {"CONVEXT_PLAN": "fprop=indirect,fprop=direct"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 2
+    assert "'fprop=indirect' and 'fprop=direct'" in run.stderr
+
+
+def test_refusals_say_what_does_not_fit() -> None:
+    def why(algorithm: str, size: int, stride: int, groups: int = 1) -> str:
+        found = convext.problem((1, 8, 9, 9), (8, 8 // groups, size, size), stride, groups=groups)
+        refused = convext.explain(found)["forward"].refused
+        return next(words for kernel, words in refused if kernel.startswith(f"fprop_{algorithm}_"))
+
+    three = "needs a 3 x 3 kernel and stride "
+    assert why("winograd4", 3, 2) == three + "1, the stride is 2 x 2"
+    assert why("polyphase4", 5, 2) == three + "2, the kernel is 5 x 5"
+    assert why("winograd2", 5, 3) == three + "1, the kernel is 5 x 5, the stride is 3 x 3"
+    assert why("pointwise", 3, 1) == "needs a 1 x 1 kernel, it is 3 x 3"
+    assert why("pointwise", 1, 1, groups=2) == "needs one group, has 2"
 
 
 @pytest.mark.parametrize(

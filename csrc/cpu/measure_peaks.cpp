@@ -8,6 +8,10 @@
 #include <thread>
 #include <vector>
 
+#if defined(__x86_64__)
+#include <x86intrin.h>
+#endif
+
 #include "isa_select.h"
 
 namespace convext {
@@ -86,18 +90,21 @@ double copy_rate(int threads, std::int64_t buffer_bytes) {
   });
 }
 
-}  // namespace
-
-Peaks measure_peaks(Isa isa, int threads, std::int64_t buffer_bytes) {
-  const IsaKernels& kernels = isa_kernels(isa);
-  Peaks peaks;
-  peaks.float32 = fma_rate(threads, kernels.f32.lanes, kernels.fma_peak_f32);
-  peaks.float64 = fma_rate(threads, kernels.f64.lanes, kernels.fma_peak_f64);
-  peaks.copy = copy_rate(threads, buffer_bytes);
-  return peaks;
+#if defined(__x86_64__)
+// The time-stamp counter ticks at the nominal clock, whatever the core's own is just then.
+double clock_rate() {
+  constexpr double kSeconds = 2e-3;
+  const Clock::time_point begin = Clock::now();
+  const std::uint64_t first = __rdtsc();
+  double seconds = 0;
+  while (seconds < kSeconds) {
+    seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+  }
+  return static_cast<double>(__rdtsc() - first) / seconds;
 }
-
-double measure_clock() {
+#else
+// A chain of additions, each of which takes a cycle: the best of some short runs.
+double clock_rate() {
   constexpr int kRuns = 50, kAdditions = 100 * 1000;
   double best = 0;
   for (int run = 0; run < kRuns; ++run) {
@@ -111,6 +118,26 @@ double measure_clock() {
     best = std::max(best, kAdditions / seconds);
   }
   return best;
+}
+#endif
+
+}  // namespace
+
+Peaks measure_peaks(Isa isa, int threads, std::int64_t buffer_bytes) {
+  const IsaKernels& kernels = isa_kernels(isa);
+  Peaks peaks;
+  peaks.float32 = fma_rate(threads, kernels.f32.lanes, kernels.fma_peak_f32);
+  peaks.float64 = fma_rate(threads, kernels.f64.lanes, kernels.fma_peak_f64);
+  peaks.copy = copy_rate(threads, buffer_bytes);
+  return peaks;
+}
+
+double nominal_clock() {
+  constexpr int kRuns = 5;  // of which an interrupted one is not the median
+  double found[kRuns];
+  for (double& rate : found) rate = clock_rate();
+  std::sort(found, found + kRuns);
+  return found[kRuns / 2];
 }
 
 }  // namespace convext

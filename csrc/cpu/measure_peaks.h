@@ -17,8 +17,9 @@ struct Peaks {
 // Takes some tenths of a second.
 Peaks measure_peaks(Isa isa, int threads, std::int64_t buffer_bytes);
 
-// Cycles per second of the core it runs on, by a chain of additions, each of which takes one. The
-// best of some short runs: milliseconds in all.
-double measure_clock();
+// The clock in cycles per second that expected times are told by, in some milliseconds. On x86 the
+// nominal one, so that times told by different processes can be compared: a core's own moves with
+// what its neighbours do. Elsewhere that of the core it runs on.
+double nominal_clock();
 
 }  // namespace convext

@@ -73,11 +73,18 @@ bool contiguous_planes(const ConvProblem& p, std::string* why) {
 }
 
 bool three_by_three_stride(const ConvProblem& p, std::int64_t stride, std::string* why) {
-  if (p.R == 3 && p.S == 3 && p.stride_h == stride && p.stride_w == stride) return true;
+  const bool kernel_fits = p.R == 3 && p.S == 3;
+  const bool stride_fits = p.stride_h == stride && p.stride_w == stride;
+  if (kernel_fits && stride_fits) return true;
   return refuse(why, [&] {
-    return "needs a 3 x 3 kernel and stride " + std::to_string(stride) + ", they are " +
-           std::to_string(p.R) + " x " + std::to_string(p.S) + " and " +
-           std::to_string(p.stride_h) + " x " + std::to_string(p.stride_w);
+    const auto by = [](std::int64_t height, std::int64_t width) {
+      return std::to_string(height) + " x " + std::to_string(width);
+    };
+    std::string words = "needs a 3 x 3 kernel and stride " + std::to_string(stride) + ", ";
+    if (!kernel_fits) words += "the kernel is " + by(p.R, p.S);
+    if (!kernel_fits && !stride_fits) words += ", ";
+    if (!stride_fits) words += "the stride is " + by(p.stride_h, p.stride_w);
+    return words;
   });
 }
 
@@ -114,12 +121,12 @@ bool three_by_three_stride_two_odd(const ConvProblem& p, std::string* why) {
 }
 
 bool one_by_one(const ConvProblem& p, std::string* why) {
-  if (p.taps() != 1 || p.groups != 1) {
+  if (p.taps() != 1) {
     return refuse(why, [&] {
-      return "needs a 1x1 kernel and one group, has " + std::to_string(p.R) + "x" +
-             std::to_string(p.S) + " and " + std::to_string(p.groups);
+      return "needs a 1 x 1 kernel, it is " + std::to_string(p.R) + " x " + std::to_string(p.S);
     });
   }
+  if (!one_group(p, why)) return false;
   if (p.pad_top + p.pad_bottom + p.pad_left + p.pad_right == 0) return true;
   return refuse(why, [] { return "needs no padding"; });
 }

@@ -17,6 +17,7 @@ namespace {
 
 // A part of a spec: [cuda:][pass=]name
 struct ForcePart {
+  std::string text;  // all of it
   bool cuda = false;
   std::string pass;  // empty: all that have it
   std::string name;
@@ -29,6 +30,7 @@ std::vector<ForcePart> parts_of(const std::string& spec) {
   std::string text;
   while (std::getline(texts, text, ',')) {
     ForcePart part;
+    part.text = text;
     part.cuda = text.rfind(kCuda, 0) == 0;
     if (part.cuda) text = text.substr(sizeof kCuda - 1);
     const std::size_t equals = text.find('=');
@@ -43,6 +45,21 @@ std::vector<ForcePart> parts_of(const std::string& spec) {
 bool is_cuda_kernel(const ForcePart& part, const CudaKernel& kernel) {
   return (part.name == kernel.algorithm || part.name == kernel.name) &&
          (part.pass.empty() || part.pass == to_string(kernel.pass));
+}
+
+// A bare algorithm name speaks about the passes that have it, a kernel name about its own.
+bool speaks_about(const ForcePart& part, Pass pass) {
+  if (!part.pass.empty()) return part.pass == to_string(pass);
+  if (part.cuda) {
+    for (const CudaKernel& kernel : cuda_library()->kernels()) {
+      if (kernel.pass == pass && is_cuda_kernel(part, kernel)) return true;
+    }
+    return false;
+  }
+  for (const KernelInfo& kernel : kernel_table()) {
+    if (kernel.pass == pass && Force{part.name}.matches(kernel)) return true;
+  }
+  return false;
 }
 
 // "reference, indirect, ...": those of the table.
@@ -83,8 +100,25 @@ void validate_cuda(const ForcePart& part) {
                            names + ") or a kernel's name");
 }
 
+// Of two names for one pass, which would win is anyone's guess.
+void validate_no_contradiction(const std::vector<ForcePart>& parts) {
+  for (Pass pass : {Pass::kFprop, Pass::kDgrad, Pass::kWgrad, Pass::kBgrad}) {
+    const ForcePart* found[2] = {nullptr, nullptr};  // of the CPU's kernels, of CUDA's
+    for (const ForcePart& part : parts) {
+      if (!speaks_about(part, pass)) continue;
+      const ForcePart*& first = found[part.cuda];
+      if (first != nullptr && first->name != part.name) {
+        throw std::runtime_error("CONVEXT_PLAN / force_plan: '" + first->text + "' and '" +
+                                 part.text + "' name different kernels for " + to_string(pass));
+      }
+      first = &part;
+    }
+  }
+}
+
 void validate_force(const std::string& spec) {
-  for (const ForcePart& part : parts_of(spec)) {
+  const std::vector<ForcePart> parts = parts_of(spec);
+  for (const ForcePart& part : parts) {
     validate_pass(part.pass);
     if (part.cuda) {
       validate_cuda(part);
@@ -104,6 +138,7 @@ void validate_force(const std::string& spec) {
                                "'fprop=indirect,wgrad=reference'");
     }
   }
+  validate_no_contradiction(parts);
 }
 
 std::int64_t limit_of_environment() {
@@ -154,13 +189,7 @@ T exchange_option(T Options::* option, T value) {
 
 Force force_for(const std::string& spec, Pass pass) {
   for (const ForcePart& part : parts_of(spec)) {
-    if (part.cuda) continue;
-    if (part.pass == to_string(pass)) return Force{part.name};
-    if (!part.pass.empty()) continue;
-    // A bare algorithm name speaks about the passes that have it, a kernel name about its own.
-    for (const KernelInfo& kernel : kernel_table()) {
-      if (kernel.pass == pass && Force{part.name}.matches(kernel)) return Force{part.name};
-    }
+    if (!part.cuda && speaks_about(part, pass)) return Force{part.name};
   }
   return Force{};
 }
@@ -168,10 +197,7 @@ Force force_for(const std::string& spec, Pass pass) {
 std::string cuda_force_for(const std::string& spec, Pass pass) {
   if (spec.empty() || cuda_library() == nullptr) return "";
   for (const ForcePart& part : parts_of(spec)) {
-    if (!part.cuda) continue;
-    for (const CudaKernel& kernel : cuda_library()->kernels()) {
-      if (kernel.pass == pass && is_cuda_kernel(part, kernel)) return part.name;
-    }
+    if (part.cuda && speaks_about(part, pass)) return part.name;
   }
   return "";
 }

@@ -304,7 +304,7 @@ PYBIND11_MODULE(_C, m) {
         return std::make_pair(run.kernel, run.problem);
       },
       py::arg("pass_"));
-  m.def("measure_clock", &convext::measure_clock);
+  m.def("nominal_clock", &convext::nominal_clock);
   m.def("measure_peaks", &measure_peaks, py::arg("threads"),
         py::arg("buffer_bytes") = std::int64_t{1} << 27);
 }

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map
 
+from ._ops import autocast_dtype
 from .convert import own_methods
 from .functional import normalised_geometry
 from .testing import COMPLEX_DTYPES, FLOATING_DTYPES, Problem
@@ -143,15 +144,9 @@ def _batched(tensor: Tensor) -> Tensor:
 
 def _autocast(tensor: Any) -> Any:
     """An operand as a convolution on the CPU takes it in the context of now."""
-    if (
-        tensor is not None
-        and torch.is_autocast_enabled("cpu")
-        and tensor.device.type == "cpu"
-        and tensor.is_floating_point()
-        and tensor.dtype is not torch.float64
-    ):
-        return tensor.to(torch.get_autocast_dtype("cpu"))
-    return tensor
+    if tensor is None or tensor.device.type != "cpu":
+        return tensor
+    return tensor.to(autocast_dtype(tensor.dtype, "cpu"))
 
 
 def _unsupported(input: Tensor, weight: Tensor, bias: Tensor | None) -> str:

@@ -6,10 +6,14 @@ import html
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from ._capture import label_of
+from .bench.environment import NOISE_CORES
+from .plan import PassPlan, size_text
 from .testing import Problem
 
 
@@ -25,9 +29,10 @@ class PassComparison:
         error_over_bound, torch_error_over_bound: the largest quotient of an element's error and
             its bound, :func:`convext.testing.error_bound` of convext's kernel; above 1 is wrong,
             infinite for NaN.
-        kernel, algorithm: of the plan.
-        workspace_bytes: working memory beyond the tensors, at most: what the plan takes for the
-            call and for each thread.
+        plan: what ran, and why: kernel, tiles, expected time, the other kernels.
+        beyond_range: how many elements neither convext nor torch has a finite result for, as their
+            terms are beyond the dtype's range. They are left out of the errors.
+        elements: how many there are.
     """
 
     ok: bool
@@ -36,20 +41,56 @@ class PassComparison:
     error_over_bound: float
     torch_error: float
     torch_error_over_bound: float
-    kernel: str
-    algorithm: str
-    workspace_bytes: int
+    plan: PassPlan
+    beyond_range: int = 0
+    elements: int = 0
+
+    @property
+    def kernel(self) -> str:
+        """Of the plan."""
+        return self.plan.kernel
+
+    @property
+    def algorithm(self) -> str:
+        """Of the plan."""
+        return self.plan.algorithm
+
+    @property
+    def workspace_bytes(self) -> int:
+        """Working memory beyond the tensors, at most: that of the call and of all its threads."""
+        return self.plan.most_workspace_bytes
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, fit for JSON: numbers that are not finite become None."""
+        found: dict[str, Any] = _jsonable({**vars(self), "workspace_bytes": self.workspace_bytes})
+        return {**found, "plan": asdict(self.plan)}
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Medians over interleaved repetitions, in seconds a call; ``gain`` is the median of torch's
-    time / convext's: above 1 convext is quicker."""
+    """Medians and quartiles over interleaved repetitions, in seconds a call."""
 
     torch_seconds: float
     convext_seconds: float
-    gain: float
+    torch_quartiles: tuple[float, float]
+    convext_quartiles: tuple[float, float]
     repetitions: int
+
+    @property
+    def gain(self) -> float:
+        """torch's median / convext's: above 1 convext is quicker."""
+        return self.torch_seconds / self.convext_seconds
+
+    @property
+    def is_certain(self) -> bool:
+        """Whether the quartiles do not overlap: the middle halves of both peers' times are
+        apart."""
+        (low, high), (other_low, other_high) = self.torch_quartiles, self.convext_quartiles
+        return high < other_low or other_high < low
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, fit for JSON."""
+        return {**vars(self), "gain": self.gain}
 
 
 @dataclass(frozen=True)
@@ -101,6 +142,18 @@ class Layer:
         wrong = [f"{name}: {found.message}" for name, found in self.passes.items() if not found.ok]
         return [self.failure, *wrong] if self.failure else wrong
 
+    @property
+    def remarks(self) -> list[str]:
+        """What is to be known of it besides: what was left out, and what no bound was held to."""
+        dtype = str(self.problem.dtype).removeprefix("torch.")
+        beyond = [
+            f"{name}: {found.beyond_range} of {found.elements} elements are beyond {dtype}'s "
+            "range, as torch's"
+            for name, found in self.passes.items()
+            if found.beyond_range
+        ]
+        return [*([self.note] if self.note else []), *beyond]
+
     def to_dict(self) -> dict[str, Any]:
         """Everything, fit for JSON: numbers that are not finite become None."""
         problem = self.problem
@@ -119,7 +172,7 @@ class Layer:
             "dtype": str(problem.dtype).removeprefix("torch."),
             "input_layout": self.input_layout,
             "weight_layout": self.weight_layout,
-            "passes": {name: _jsonable(found) for name, found in self.passes.items()},
+            "passes": {name: found.to_dict() for name, found in self.passes.items()},
             "forward": _jsonable(self.forward),
             "backward": _jsonable(self.backward),
             "note": self.note,
@@ -142,21 +195,20 @@ class Layer:
                 _fraction(found.error_over_bound),
                 f"{found.torch_error:.1e}",
                 _fraction(found.torch_error_over_bound),
-                _bytes(found.workspace_bytes),
+                size_text(found.workspace_bytes),
                 found.kernel,
             ]
             for name, found in self.passes.items()
         ]
         times = [
-            f"{name}: convext {_milliseconds(time.convext_seconds)} ms, torch "
-            f"{_milliseconds(time.torch_seconds)} ms, gain {time.gain:.2f}"
+            f"{name}: convext {_milliseconds(time.convext_seconds)} ms "
+            f"({_range(time.convext_quartiles)}), torch {_milliseconds(time.torch_seconds)} ms "
+            f"({_range(time.torch_quartiles)}), gain {_gain(time)}, {time.repetitions} repetitions"
             for name, time in (("forward", self.forward), ("backward", self.backward))
             if time
         ]
-        notes = [self.note] if self.note else []
-        return "\n".join(
-            [title, *_aligned(head, rows, left=(0, 6)), *times, *notes, *map(_wrong, self.problems)]
-        )
+        lines = [*times, *self.remarks, *map(_wrong, self.problems)]
+        return "\n".join([title, *_aligned(head, rows, left=(0, 6)), *lines])
 
 
 @dataclass(frozen=True, repr=False)
@@ -169,6 +221,8 @@ class Comparison:
         threads: with which both were timed.
         isa: of convext's kernels.
         versions: of convext and torch.
+        cores_of_others: how many cores other processes kept busy meanwhile, on average; None where
+            the system does not say, or it was over too soon to tell.
     """
 
     layers: tuple[Layer, ...]
@@ -176,6 +230,7 @@ class Comparison:
     threads: int
     isa: str
     versions: Mapping[str, str]
+    cores_of_others: float | None = None
 
     @property
     def ok(self) -> bool:
@@ -219,6 +274,7 @@ class Comparison:
                 "versions": self.versions,
                 "isa": self.isa,
                 "threads": self.threads,
+                "cores_busy_with_others": self.cores_of_others,
                 "totals": self.totals,
                 "not_compared": self.not_compared,
             }
@@ -230,18 +286,41 @@ class Comparison:
 
     def __str__(self) -> str:
         """Two tables with a row for each layer, and what they come to."""
-        parts: list[str] = []
+        parts = [f"{line}\n" for line in self._noise()]
         if self.layers:
             for title, head, rows, left in self._tables():
                 parts += [title, "", *_aligned(head, rows, left), ""]
         return "\n".join([*parts, *self._remarks(), self._verdict()])
 
     def _repr_html_(self) -> str:
-        parts = []
+        parts = [f"<p><strong>{html.escape(line)}</strong></p>" for line in self._noise()]
         for title, head, rows, left in self._tables() if self.layers else ():
             parts.append(f"<p>{html.escape(title)}</p>{_html_table(head, rows, left)}")
         lines = [*self._remarks(), self._verdict()]
         return "".join(parts) + "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+
+    def save_html(self, path: str | PathLike[str]) -> None:
+        """Writes the tables as a page that needs no other file.
+
+        Raises:
+            OSError: ``path`` cannot be written.
+        """
+        title = html.escape(f"convext and torch: {self._verdict()}")
+        page = (
+            '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+            f"<title>{title}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n"
+            f"{self._repr_html_()}\n</body>\n</html>\n"
+        )
+        Path(path).write_text(page, encoding="utf-8")
+
+    def _noise(self) -> list[str]:
+        """A warning where other processes may have taken the time; it comes first."""
+        if self.cores_of_others is None or self.cores_of_others <= NOISE_CORES:
+            return []
+        return [
+            f"{self.cores_of_others:.2f} cores were busy with other processes: "
+            "these times and gains are noise"
+        ]
 
     def _tables(self) -> list[tuple[str, list[str], list[list[str]], tuple[int, ...]]]:
         """(title, head, rows, columns that are words) of both tables."""
@@ -253,7 +332,7 @@ class Comparison:
                 _extents(layer.problem.weight_size),
                 *_times(layer.forward),
                 *_times(layer.backward),
-                _bytes(layer.workspace_bytes) if layer.passes else "",
+                size_text(layer.workspace_bytes) if layer.passes else "",
                 _algorithms(layer),
             ]
             for layer in self.layers
@@ -271,8 +350,8 @@ class Comparison:
         return [
             (
                 f"convext {self.versions['convext']} ({self.isa}) and torch "
-                f"{self.versions['torch']}, {self.threads} threads: milliseconds a call, medians; "
-                "gain is torch / convext",
+                f"{self.versions['torch']}, {self.threads} threads: milliseconds a call, medians "
+                f"of {self._repetitions()}; gain is torch / convext, ? where quartiles overlap",
                 [
                     *("layer", "input", "weight", "forward: torch", "convext", "gain"),
                     *("backward: torch", "convext", "gain", "workspace", "algorithms"),
@@ -281,8 +360,9 @@ class Comparison:
                 (0, 1, 2, 10),
             ),
             (
-                "Errors against float64, as fractions of what rounding allows (above 1 is wrong), "
-                "torch's in brackets; and the largest one itself",
+                "Errors against float64, as fractions of the bound that convext's are held to "
+                "(above 1 is wrong), torch's in brackets, which need not keep it; and the largest "
+                "one itself",
                 ["layer", *names, "convext", "torch", ""],
                 errors,
                 (0, len(names) + 3),
@@ -292,7 +372,7 @@ class Comparison:
     def _remarks(self) -> list[str]:
         """What is wrong, what was left out, and the totals: a line each."""
         lines = [_wrong(f"{layer.label}: {p}") for layer in self.layers for p in layer.problems]
-        lines += [f"{layer.label}: {layer.note}" for layer in self.layers if layer.note]
+        lines += [f"{layer.label}: {remark}" for layer in self.layers for remark in layer.remarks]
         lines += [f"not compared: {name}: {why}" for name, why in self.not_compared.items()]
         totals = self.totals
         for name in ("forward", "backward"):
@@ -312,8 +392,17 @@ class Comparison:
             )
         return lines
 
+    def _repetitions(self) -> str:
+        times = [time for layer in self.layers for time in (layer.forward, layer.backward) if time]
+        counts = sorted({time.repetitions for time in times}) or [0]
+        few, many = counts[0], counts[-1]
+        return f"{many}" if few == many else f"{few} to {many}"
+
     def _verdict(self) -> str:
-        count = f"{len(self.layers)} layer{'s' if len(self.layers) != 1 else ''}"
+        compared, left_out = len(self.layers), len(self.not_compared)
+        count = f"{compared} layer{'s' if compared != 1 else ''}"
+        if left_out:
+            count = f"{compared} of {compared + left_out} layers compared"
         if not self.layers:
             return "no layer was compared"
         if self.ok:
@@ -333,8 +422,8 @@ def _sums(times: Sequence[Timing | None]) -> dict[str, float] | None:
 
 
 def _jsonable(value: Any) -> Any:
-    if isinstance(value, (PassComparison, Timing)):
-        value = vars(value)
+    if isinstance(value, Timing):
+        value = value.to_dict()
     if isinstance(value, Mapping):
         return {key: _jsonable(inner) for key, inner in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
@@ -358,18 +447,19 @@ def _fraction(ratio: float) -> str:
     return f"{ratio:.2f}" if ratio < 100 else f"{ratio:.1e}"
 
 
-def _bytes(count: int) -> str:
-    for unit, size in (("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
-
-
 def _times(time: Timing | None) -> list[str]:
     if time is None:
         return ["-", "-", "-"]
     seconds = (time.torch_seconds, time.convext_seconds)
-    return [*map(_milliseconds, seconds), f"{time.gain:.2f}"]
+    return [*map(_milliseconds, seconds), _gain(time)]
+
+
+def _gain(time: Timing) -> str:
+    return f"{time.gain:.2f}{'' if time.is_certain else '?'}"
+
+
+def _range(quartiles: tuple[float, float]) -> str:
+    return " to ".join(map(_milliseconds, quartiles))
 
 
 def _algorithms(layer: Layer) -> str:
@@ -419,4 +509,5 @@ def _html_table(head: Sequence[str], rows: Sequence[Sequence[str]], left: Sequen
     return f"<table><thead><tr>{line('th', head)}</tr></thead><tbody>{body}</tbody></table>"
 
 
+_STYLE = "body{font-family:sans-serif}td,th{padding:0 .6em}"
 STYLE_OF_WRONG = ' style="color:#b00020;font-weight:bold"'

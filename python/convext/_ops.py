@@ -395,6 +395,15 @@ _AUTOCAST_KEYS = torch._C.DispatchKeySet(
 ) | torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
 
 
+def autocast_dtype(dtype: torch.dtype, device_type: str) -> torch.dtype:
+    """That of a convolution whose operands have this one: where autocast is enabled the context's,
+    for what ATen would cast."""
+    casts = torch.is_autocast_enabled(device_type) and dtype.is_floating_point
+    if casts and dtype is not torch.float64:
+        return torch.get_autocast_dtype(device_type)
+    return dtype
+
+
 def _autocast_kernel(device_type: str) -> Any:
     """``conv2d`` under autocast: the context's dtype, for what ATen would cast.
 

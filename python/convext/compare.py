@@ -22,14 +22,18 @@ from torch.overrides import _pop_mode_temporarily
 from . import _C, _library
 from ._capture import Call, Capture, as_before, convolutions, run
 from ._comparison import Comparison, Layer, PassComparison, Timing
+from .bench.environment import LoadWatch
 from .bench.timing import Effort, Spread, time_pairs
-from .explaining import layout_of
+from .explaining import cpu_pass, layout_of
 from .functional import conv2d
 from .testing import NATIVE_PASSES, Reference, Tensors
 from .testing import compare as hold_to_reference
 from .testing._compare import Accuracy, accuracy_of
 
 __all__ = ["Comparison", "compare"]
+
+# Shorter, what other processes did meanwhile cannot be told from the system's ticks.
+SHORTEST_WATCH_S = 0.3
 
 
 def compare(
@@ -49,12 +53,13 @@ def compare(
       per element that :func:`convext.testing.error_bound` gives, ``c eps conv(|input|, |weight|)``.
     - Both are timed with the current number of threads, in turn, without the rest of the model,
       on operands that the last call may have left in the cache: forward, without recording a
-      graph; and backward, those gradients that the model needs, through autograd. Medians.
+      graph; and backward, those gradients that the model needs, through autograd. Medians and
+      quartiles; the report says where these overlap, and whether the machine was busy otherwise.
 
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU())
     >>> comparison = convext.compare(model, torch.randn(1, 3, 32, 32))
-    >>> print(comparison)               # a row for each layer, and totals
-    convext ...
+    >>> comparison                      # printed, a row for each layer, and totals
+    <convext.Comparison: 1 layer, all within the bounds>
     >>> print(comparison.layers[0])     # a row for each pass, with its kernel
     0: input 1x3x32x32 (contiguous), weight 8x3x3x3 (contiguous), float32 ...
     >>> comparison.ok
@@ -74,6 +79,9 @@ def compare(
     ones on the CPU or of a dtype without kernels, or if they hold NaN or infinity. Where convext
     raises on what torch took, the layer counts as wrong.
 
+    Where a result is beyond its dtype's range with torch as well, infinite or NaN, it is not held
+    to the bound; the report says so.
+
     The bound counts relative roundings. Gradients so small that their products underflow, below
     about 1e-38 in float32, exceed it, with torch as with convext: scale the ``loss`` then.
 
@@ -91,7 +99,8 @@ def compare(
             repetitions.
 
     Returns:
-        A :class:`convext.Comparison`: ``ok``, ``layers``, ``totals``, ``str()``, ``to_dict()``.
+        A :class:`convext.Comparison`: ``ok``, ``layers``, ``totals``, ``str()``, ``to_dict()``,
+        ``save_html()``.
 
     Raises:
         TypeError: an argument is of the wrong type, or ``loss`` returns no tensor.
@@ -105,6 +114,7 @@ def compare(
     with as_before(model):
         run(model, example_input, loss, capture)
     layers = []
+    watch = LoadWatch.start()
     autocast_off = torch.autocast("cpu", enabled=False)
     with torch.inference_mode(False), torch.enable_grad(), autocast_off, _no_modes():
         while capture.calls:  # a call's tensors are freed when its layer is done
@@ -120,6 +130,7 @@ def compare(
         threads=torch.get_num_threads(),
         isa=_C.active_isa(),
         versions={"convext": _library.package_version(), "torch": str(torch.__version__)},
+        cores_of_others=watch.cores_of_others() if watch.seconds() >= SHORTEST_WATCH_S else None,
     )
 
 
@@ -213,22 +224,25 @@ def _compare_call(call: Call, seconds: float) -> Layer:
     found = {}
     for name in passes:
         growth = accuracies.get(NATIVE_PASSES[name], Accuracy()).error_growth
-        plan = _C.plan(native, NATIVE_PASSES[name])
-        threads = 1 if plan.one_thread else torch.get_num_threads()
+        reference = references[name]
+        results = [each[name] for each in (ours, theirs)]
+        beyond = _beyond_range(results[0], results[1], reference)
+        if bool(beyond.any()):  # what there is no bound for counts as right
+            results = [torch.where(beyond, 0, each) for each in results]
+            reference = Reference(*(torch.where(beyond, 0, each) for each in reference))
         mine, other = (
-            hold_to_reference(results[name], references[name], problem.dtype, False, growth)
-            for results in (ours, theirs)
+            hold_to_reference(each, reference, problem.dtype, False, growth) for each in results
         )
         found[name] = PassComparison(
             ok=mine.ok,
             message=mine.message,
-            error=_largest_error(ours[name], references[name]),
+            error=_largest_error(results[0], reference),
             error_over_bound=mine.ratio,
-            torch_error=_largest_error(theirs[name], references[name]),
+            torch_error=_largest_error(results[1], reference),
             torch_error_over_bound=other.ratio,
-            kernel=plan.kernel,
-            algorithm=plan.algorithm,
-            workspace_bytes=plan.workspace_bytes + threads * plan.thread_workspace_bytes,
+            plan=cpu_pass(native, name, problem.dtype.is_complex),
+            beyond_range=int(beyond.sum()),
+            elements=beyond.numel(),
         )
     del ours, theirs, references
     return Layer(
@@ -237,6 +251,14 @@ def _compare_call(call: Call, seconds: float) -> Layer:
         forward=_time(_forward, call, seconds),
         backward=None if call.grad_output is None else _time(_backward, call, seconds),
     )
+
+
+def _beyond_range(ours: Tensor, theirs: Tensor, reference: Reference) -> Tensor:
+    """The elements that are not finite with torch either, as their terms are too large."""
+    if ours.shape != reference.value.shape:
+        return torch.zeros(ours.shape, dtype=torch.bool)
+    too_large = reference.magnitude > torch.finfo(ours.dtype).max
+    return ~ours.isfinite() & ~theirs.isfinite() & too_large
 
 
 def _largest_error(result: Tensor, reference: Reference) -> float:
@@ -281,9 +303,11 @@ def _time(make: Callable[[Call, _Peer], _Function], call: Call, seconds: float) 
     with torch.no_grad():
         theirs, ours = (make(call, peer) for peer in peers)
         pairs = time_pairs(theirs, ours, Effort(budget_s=seconds, min_pairs=2, max_pairs=40))
+    torch_times, convext_times = (Spread.of(samples) for samples in (pairs.first, pairs.second))
     return Timing(
-        torch_seconds=Spread.of(pairs.first).median,
-        convext_seconds=Spread.of(pairs.second).median,
-        gain=pairs.ratio.median,
+        torch_seconds=torch_times.median,
+        convext_seconds=convext_times.median,
+        torch_quartiles=(torch_times.q1, torch_times.q3),
+        convext_quartiles=(convext_times.q1, convext_times.q3),
         repetitions=len(pairs.first),
     )

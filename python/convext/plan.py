@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from . import _C
+from ._sources import chapter_of
 
 # The passes by their names here and in the kernels.
 PASSES = {
@@ -24,6 +25,8 @@ PASSES = {
 BOUNDS = {"multiply": "multiplying", "move": "packing", "memory": "memory"}
 
 SCHEMA = 1
+
+_NATIVE_NAMES = {native: name for name, native in PASSES.items()}
 
 
 @dataclass(frozen=True)
@@ -42,17 +45,19 @@ class PassPlan:
         thread_workspace_bytes: and of each thread.
         flops: 2 N K P Q C/groups R S; of the bias gradient N K P Q.
         bytes: the least traffic, each tensor once.
-        cycles: expected cycles of one core, ``"multiply"``, ``"move"`` (packing) and ``"memory"``;
-            none of a CUDA kernel.
-        seconds: these, shared by the threads, at the clock that this machine was seen to have;
-            None of a CUDA kernel. A model's figure, not a measurement.
+        cycles: expected cycles of one core, ``"multiply"``, ``"move"`` (packing) and ``"memory"``,
+            by the cost model of ``csrc/plan/cost_model.h``; none of a CUDA kernel.
+        seconds: these, shared by the threads, at the nominal clock of this machine's cores; None
+            of a CUDA kernel. A model's figure, not a measurement.
         bound: what most cycles go to: ``"multiplying"``, ``"packing"`` or ``"memory"``; "" of a
             CUDA kernel.
         reason: why this kernel.
         refused: (kernel, why not), each of the others.
         blocking: how the work is cut, a line each.
-        sources: file:line function, of the sources that were built; the first computes, the last
-            cuts the work.
+        sources: file:line name, of the sources that were built; the first computes, the last cuts
+            the work. Behind it stands, where copied padding makes it a step of its own, the
+            border's gradient.
+        remarks: what else there is to know, a sentence each.
     """
 
     name: str
@@ -72,27 +77,66 @@ class PassPlan:
     refused: tuple[tuple[str, str], ...]
     blocking: tuple[str, ...]
     sources: tuple[str, ...]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def chapter(self) -> str:
+        """The chapter of the book of kernels, a file of the documentation's sources."""
+        return chapter_of(self.algorithm, PASSES[self.name], cuda=self.arch.startswith("sm_"))
+
+    @property
+    def clock(self) -> float | None:
+        """By which ``seconds`` are told, in cycles per second; None where there are none."""
+        return sum(self.cycles.values()) / (self.threads * self.seconds) if self.seconds else None
 
     @property
     def intensity(self) -> float:
-        """Arithmetic intensity: operations for each byte that has to be moved."""
+        """Arithmetic intensity: operations for each byte that has to be moved, as on a roofline's
+        axis (S. Williams, A. Waterman and D. Patterson, "Roofline", 2009)."""
         return self.flops / self.bytes if self.bytes else 0.0
 
+    @property
+    def most_workspace_bytes(self) -> int:
+        """Working memory of the call and of all its threads, at most."""
+        return self.workspace_bytes + self.threads * self.thread_workspace_bytes
+
     def facts(self) -> list[tuple[str, str]]:
-        """(what, in words), without the other kernels."""
-        found = [("why", self.reason)]
-        found += [("", line) for line in self.blocking]
-        if self.seconds is not None:
+        """(what, in words), without the other kernels; "" where a line goes on from the last."""
+        expected = []
+        if self.flops == 0:
+            expected = ["nothing runs: there is nothing to compute"]
+        elif self.seconds is None:
+            expected = ["no time: the cost model is of CPUs, and CUDA kernels go by rank"]
+        elif self.clock is not None:
             threads = f"{self.threads} thread{'s' if self.threads > 1 else ''}"
             spent = ", ".join(f"{self.cycles[key] / 1e3:.4g} {BOUNDS[key]}" for key in BOUNDS)
-            found.append(
-                ("expected", f"{_seconds(self.seconds)} on {threads}, bound by {self.bound}")
-            )
-            found.append(("", f"kilocycles of one core: {spent}"))
-        own = f", and {_bytes(self.thread_workspace_bytes)} of each thread" if self.threads else ""
-        found.append(("workspace", _bytes(self.workspace_bytes) + own))
-        found += [("source" if i == 0 else "", each) for i, each in enumerate(self.sources)]
-        return found
+            expected = [
+                f"{_seconds(self.seconds)} on {threads} at {self.clock / 1e9:.2f} GHz, bound by "
+                f"{self.bound}",
+                f"kilocycles of one core: {spent}",
+            ]
+        own = ""
+        if self.threads:
+            own = f", and {size_text(self.thread_workspace_bytes)} of each thread"
+        work = (
+            f"{self.flops / 1e6:.4g} MFLOP, {size_text(self.bytes)} to move at least: "
+            f"{self.intensity:.3g} flop a byte"
+        )
+        lines = {
+            "why": [self.reason],
+            "tiles": self.blocking,
+            "work": [work],
+            "expected": expected,
+            "workspace": [size_text(self.workspace_bytes) + own],
+            "source": self.sources,
+            "read": [self.chapter] if self.chapter else [],
+            "note": self.remarks,
+        }
+        return [
+            ("" if at else name, line)
+            for name, given in lines.items()
+            for at, line in enumerate(given)
+        ]
 
     def __str__(self) -> str:
         lines = [f"{self.name}: {self.kernel}"]
@@ -110,18 +154,31 @@ class Plan:
         problem: the geometry: N C H W, K R S, P Q, pad_top ..., stride_h ..., groups, dtype.
         device: ``"cpu"``, or a GPU's compute capability, ``"sm_90"``.
         passes: name -> :class:`convext.plan.PassPlan`, of ``"forward"``, ``"input_grad"``,
-            ``"weight_grad"`` and ``"bias_grad"``. ``plan["forward"]`` is short for it.
+            ``"weight_grad"`` and ``"bias_grad"``. ``plan["forward"]`` is short for it, and so is
+            ``plan["fprop"]``, by the name that kernels have.
+        complex_dtype: ``"complex64"``, say: the convolution consists of real ones, whose geometry
+            ``problem`` is; "" of a real one.
     """
 
     def __init__(
-        self, problem: _C.ConvProblem, device: str, passes: Mapping[str, PassPlan]
+        self,
+        problem: _C.ConvProblem,
+        device: str,
+        passes: Mapping[str, PassPlan],
+        complex_dtype: str = "",
     ) -> None:
         self.problem = problem
         self.device = device
         self.passes = dict(passes)
+        self.complex_dtype = complex_dtype
 
     def __getitem__(self, name: str) -> PassPlan:
-        return self.passes[name]
+        try:
+            return self.passes[_NATIVE_NAMES.get(name, name)]
+        except KeyError:
+            raise KeyError(
+                f"{name!r} is no pass; there are {', '.join(PASSES)} ({', '.join(_NATIVE_NAMES)})"
+            ) from None
 
     @property
     def output_size(self) -> tuple[int, int, int, int]:
@@ -175,6 +232,7 @@ class Plan:
         return {
             "schema": SCHEMA,
             "device": self.device,
+            "complex_dtype": self.complex_dtype,
             "problem": {
                 "input_size": [p.N, p.C, p.H, p.W],
                 "weight_size": [p.K, p.C // p.groups, p.R, p.S],
@@ -200,21 +258,39 @@ class Plan:
         """The plan that :meth:`to_dict` made these of.
 
         Raises:
-            ValueError: they are not a plan's.
+            ValueError: they are not a plan's, or name a kernel that there is not.
         """
+        try:
+            return cls._of(values)
+        except ValueError as error:
+            raise ValueError(f"values is no plan of convext's: {error}") from error
+
+    @classmethod
+    def _of(cls, values: Mapping[str, Any]) -> Plan:
+        """The same; a ValueError says only what is wrong with them."""
         try:
             if values["schema"] != SCHEMA:
                 raise ValueError(f"schema {values['schema']!r}, where {SCHEMA} is known")
+            if set(values["passes"]) != set(PASSES):
+                raise ValueError(f"its passes are not {', '.join(PASSES)}")
             passes = {}
             for name, given in values["passes"].items():
                 fields = {key: given[key] for key in PassPlan.__dataclass_fields__}
                 fields["refused"] = tuple((kernel, why) for kernel, why in fields["refused"])
-                for key in ("tile", "blocking", "sources"):
+                for key in ("tile", "blocking", "sources", "remarks"):
                     fields[key] = tuple(fields[key])
                 passes[name] = PassPlan(**fields)
-            return cls(_C.ConvProblem(**values["problem"]), values["device"], passes)
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(f"values is no plan of convext's: {error}") from error
+                _check_kernel(passes[name])
+            return cls(
+                _C.ConvProblem(**values["problem"]),
+                values["device"],
+                passes,
+                values["complex_dtype"],
+            )
+        except KeyError as error:
+            raise ValueError(f"no entry {error}") from error
+        except (AttributeError, TypeError, RuntimeError) as error:
+            raise ValueError(str(error)) from error
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes it to a file, as JSON.
@@ -234,15 +310,15 @@ class Plan:
 
         Raises:
             OSError: ``path`` cannot be read.
-            ValueError: it holds no plan.
+            ValueError: it holds no plan, or one with a kernel that there is not.
         """
         try:
             values = json.loads(Path(path).read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise ValueError("no object of JSON")
+            return cls._of(values)
         except ValueError as error:
-            raise ValueError(f"{path} holds no plan: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path} holds no plan")
-        return cls.from_dict(values)
+            raise ValueError(f"{path} holds no plan, as Plan.save writes one: {error}") from error
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Plan):
@@ -255,8 +331,11 @@ class Plan:
         """(what, in words), before the passes."""
         p = self.problem
         pads = (p.pad_left, p.pad_right, p.pad_top, p.pad_bottom)
+        dtype = f"{p.dtype}, {p.input_layout}"
+        if self.complex_dtype:
+            dtype = f"{self.complex_dtype}, run as real convolutions of {p.dtype}"
         return [
-            ("input", f"{p.N}x{p.C}x{p.H}x{p.W} {p.dtype}, {p.input_layout}"),
+            ("input", f"{p.N}x{p.C}x{p.H}x{p.W} {dtype}"),
             (
                 "convolution",
                 f"{p.K} channels of {p.R}x{p.S}, stride {p.stride_h}x{p.stride_w}, padding "
@@ -266,11 +345,6 @@ class Plan:
             ("output", "x".join(map(str, self.output_size))),
             ("  height", self.formula["P"]),
             ("  width", self.formula["Q"]),
-            (
-                "work",
-                f"{self.flops / 1e6:.4g} MFLOP forward, {_bytes(self.bytes)} at least, "
-                f"{self.intensity:.3g} flop a byte",
-            ),
             ("device", self.device),
         ]
 
@@ -288,29 +362,37 @@ class Plan:
             return "<tr>" + "".join(f"<{tag} {style}>{cell}</{tag}>" for cell in cells) + "</tr>"
 
         facts = "".join(row([html.escape(name), html.escape(text)]) for name, text in self.facts())
-        rows = [row(["pass", "kernel", "expected", "bound by", "workspace", "source"], "th")]
+        columns = ("tiles", "work", "expected", "workspace", "source", "read", "note")
+        rows = [row(["pass", "kernel", *columns], "th")]
         for name, plan in self.passes.items():
+            lines: dict[str, list[str]] = {}
+            for head, text in plan.facts():
+                lines.setdefault(head or list(lines)[-1], []).append(html.escape(text))
             refused = "".join(
                 f"<li><code>{html.escape(kernel)}</code>: {html.escape(why)}</li>"
                 for kernel, why in plan.refused
             )
-            rows.append(
-                row(
-                    [
-                        name,
-                        f"<code>{html.escape(plan.kernel)}</code><details><summary>"
-                        f"{html.escape(plan.reason)}; {len(plan.refused)} refused</summary>"
-                        f"<ul>{refused}</ul></details>",
-                        _seconds(plan.seconds) if plan.seconds is not None else "",
-                        plan.bound,
-                        _bytes(plan.workspace_bytes),
-                        "<br>".join(
-                            f"<code>{html.escape(source)}</code>" for source in plan.sources
-                        ),
-                    ]
-                )
+            kernel = (
+                f"<code>{html.escape(plan.kernel)}</code><details><summary>"
+                f"{html.escape(plan.reason)}; {len(plan.refused)} refused</summary>"
+                f"<ul>{refused}</ul></details>"
             )
+            rows.append(row([name, kernel, *("<br>".join(lines.get(c, [])) for c in columns)]))
         return f"<table>{facts}</table><table>{''.join(rows)}</table>"
+
+
+def _check_kernel(plan: PassPlan) -> None:
+    """A kernel of an instruction set that was not built may come from another machine.
+
+    Raises:
+        ValueError: this is no kernel's name, or one that this build ought to have.
+    """
+    native, kernel = PASSES[plan.name], plan.kernel
+    named = isinstance(kernel, str) and kernel.startswith(f"{native}_{plan.algorithm}_")
+    kernels = _C.kernels()
+    built = plan.arch in {each["arch"] for each in kernels}
+    if not named or (built and kernel not in {each["name"] for each in kernels}):
+        raise ValueError(f"the kernel of {plan.name} is {kernel!r}, which there is not")
 
 
 def _seconds(value: float) -> str:
@@ -320,8 +402,9 @@ def _seconds(value: float) -> str:
     return f"{value * 1e6:.3g} us"
 
 
-def _bytes(value: int) -> str:
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= scale:
-            return f"{value / scale:.3g} {unit}"
-    return f"{value} bytes"
+def size_text(count: int) -> str:
+    """A number of bytes in words: ``"2.5 MiB"``."""
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"

@@ -115,6 +115,17 @@ class TestCommand:
         assert run["options"]["batch_invariant"] is True
         assert run["cells"][0]["cost"]["over"] == "any batch"
 
+    def test_a_busy_machine_is_told_before_the_figures_and_after(
+        self, table: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(environment.LoadWatch, "cores_of_others", lambda self: 1.5)
+        words = ["--shapes", str(table), "--batch", "1", "--threads", "1", "--malloc", "default"]
+        assert bench(*words, "--quick", "--layers", "tiny", "--pass", "forward") == 0
+        out = capsys.readouterr().out
+        warning = "1.50 cores were busy with other processes: these figures are noise"
+        assert out.count(warning) == 2
+        assert out.index(warning) < out.index("geometric mean") < out.rindex(warning)
+
     def test_wrong_results_are_reported_and_not_timed(
         self,
         table: Path,

@@ -254,9 +254,14 @@ class TestPages:
         path = tmp_path / "run.json"
         described = {"load": {"cores_busy_with_others": 0.5}}
         report.write_json(path, described, {"clock": "wall"}, [], ["tiny: wrong"], False)
-        text = markdown.page(contents.sections(report.read_json(path), None))
-        for words in ("No cell was timed", "interrupted", "are noise", "not timed: tiny: wrong"):
-            assert words in text
+        found = contents.sections(report.read_json(path), None)
+        text, page = markdown.page(found), html.page(found)
+        assert "No cell was timed" in text
+        noise = "0.50 cores were busy with other processes: these figures are noise."
+        for words in ("The run was interrupted", noise, "Wrong result, not timed: tiny: wrong"):
+            assert f"**{words}" in text
+            assert f'<p class="warning">{words}' in page
+        assert page.index(noise) < page.index("No cell was timed")
 
     def test_many_rows_and_panels_go_to_further_figures(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -77,7 +77,9 @@ class TestReport:
     @pytest.mark.parametrize(("width", "shown"), [(report.WIDE, "fprop_x"), (120, "x")])
     def test_narrow_tables_name_algorithms(self, width: int, shown: str) -> None:
         cycles = {"multiply": 1e3, "move": 2e3, "memory": 3e3}
-        plan = {"kernel": "fprop_x", "algorithm": "x", "workspace_bytes": 2048, "cycles": cycles}
+        plan = {"kernel": "fprop_x", "algorithm": "x", "cycles": cycles}
+        plan |= {"workspace_bytes": 2048, "thread_workspace_bytes": 1024, "threads": 3}
+        assert report.workspace_of({"workspace_bytes": 7}) == 7  # of an older run
         share = {"fma": 0.5, "bandwidth": 0.25}
         figures = {f"{peer}_share": share for peer in operands.PEERS}
         figures |= {f"{peer}_gflops": 7.0 for peer in operands.PEERS}
@@ -86,7 +88,7 @@ class TestReport:
         console.print(table)
         row = next(line for line in console.export_text().splitlines() if "tiny" in line)
         details = [part.strip() for part in row.split("│")[11:-1]]
-        whole = ["7.0 7.0", "50 50", "25 25", "1 + 2 + 3", "2", "fprop_x"]
+        whole = ["7.0 7.0", "50 50", "25 25", "1 + 2 + 3", "5", "fprop_x"]
         assert details == (whole if shown == "fprop_x" else ["50 50", "x"])
 
     def test_model_fit(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from comparing import CHANGES, LAYERS, compare, image, only, small_model
+from comparing import CHANGES, LAYERS, change_one, compare, image, only, small_model
 from torch import nn
 
 import convext
@@ -129,6 +129,26 @@ def test_a_wrong_kernel_is_caught_where_it_is(spoil, name, change):
     assert "WRONG" in comparison._repr_html_()
     assert "1 WRONG" in repr(comparison)
     json.dumps(comparison.to_dict(), allow_nan=False)
+
+
+@pytest.mark.parametrize("force", ["", "winograd4", "indirect"])
+def test_what_overflows_with_torch_too_is_not_wrong(force, spoil):
+    layer = nn.Conv2d(8, 6, 3, padding=1)
+    nn.init.constant_(layer.weight, 1e20)
+    x = image(1, 8, 9, 9).abs() + 1
+    x[:, :, :, 4:] = 0
+    x[:, :, :, :4] *= 1e20
+    with torch.no_grad(), convext.force_plan(force and f"fprop={force}"):
+        comparison = compare(layer, x)
+        found = only(comparison).passes["forward"]
+        assert comparison.ok
+        assert (found.beyond_range, found.elements) == (6 * 9 * 5, 6 * 9 * 9)
+        assert found.error == found.torch_error == found.error_over_bound == 0
+        remark = "forward: 270 of 486 elements are beyond float32's range, as torch's"
+        assert f"the model itself: {remark}" in str(comparison).splitlines()
+        assert remark in str(only(comparison))
+        spoil("forward", change_one(math.nan))  # where torch's result is finite
+        assert not compare(layer, x).ok
 
 
 def test_patched_torch_is_no_reference(spoil):

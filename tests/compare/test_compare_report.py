@@ -1,5 +1,6 @@
 """``convext.compare``: text, HTML, JSON and the command."""
 
+import dataclasses
 import json
 import math
 import subprocess
@@ -12,6 +13,7 @@ from torch import nn
 
 import convext
 from convext import _C
+from convext._comparison import Timing
 from convext.bench import models
 from convext.cli import main
 from convext.testing import PASSES
@@ -55,7 +57,8 @@ def test_text(comparison):
         times, errors = (row for row in rows if row and row[0] == layer.name)
         assert times[1] == "x".join(map(str, layer.problem.input_size))
         assert times[2] == "x".join(map(str, layer.problem.weight_size))
-        assert times[5] == f"{layer.forward.gain:.2f}"
+        assert times[5] == f"{layer.forward.gain:.2f}" + "?" * (not layer.forward.is_certain)
+        assert f"{layer.forward.repetitions} repetitions" in str(layer)
         assert errors[-1] == "ok"
         assert errors[-3] == f"{max(found.error for found in layer.passes.values()):.1e}"
         for name, found in layer.passes.items():
@@ -63,6 +66,40 @@ def test_text(comparison):
                 [*line.split()[:1], *line.split()[-1:]] for line in str(layer).splitlines()
             ]
     assert repr(comparison) == "<convext.Comparison: 4 layers, all within the bounds>"
+
+
+def test_gains_are_those_of_the_times_shown(comparison):
+    certain = Timing(5e-3, 2e-3, (4e-3, 6e-3), (1e-3, 3e-3), 40)
+    overlapping = Timing(5e-3, 2e-3, (2e-3, 6e-3), (1e-3, 3e-3), 40)
+    assert (certain.gain, certain.is_certain) == (2.5, True)
+    assert (overlapping.gain, overlapping.is_certain) == (2.5, False)
+    layer = dataclasses.replace(comparison.layers[0], forward=overlapping, backward=certain)
+    found = dataclasses.replace(comparison, layers=(layer,))
+    row = next(line for line in str(found).splitlines() if line.startswith("first "))
+    assert row.split()[3:9] == ["5.000", "2.000", "2.50?", "5.000", "2.000", "2.50"]
+    assert "medians of 40; gain is torch / convext" in str(found)
+    assert "forward: convext 2.000 ms (1.000 to 3.000), torch 5.000 ms (2.000 to 6.0" in str(layer)
+
+
+def test_a_busy_machine_comes_first(comparison):
+    busy = dataclasses.replace(comparison, cores_of_others=1.5)
+    warning = "1.50 cores were busy with other processes: these times and gains are noise"
+    assert str(busy).splitlines()[0] == warning
+    assert busy._repr_html_().startswith(f"<p><strong>{warning}</strong></p>")
+    assert busy.to_dict()["cores_busy_with_others"] == 1.5
+    for quiet in (None, 0.05):
+        found = dataclasses.replace(comparison, cores_of_others=quiet)
+        assert "busy" not in str(found) + found._repr_html_()
+
+
+def test_a_page_of_it(comparison, tmp_path):
+    comparison.save_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.startswith("<!DOCTYPE html>")
+    assert comparison._repr_html_() in page
+    assert "<title>convext and torch: 4 layers, all within the bounds</title>" in page
+    with pytest.raises(OSError, match="no"):
+        comparison.save_html(tmp_path / "no" / "page.html")
 
 
 def test_html_escapes_names():
@@ -90,8 +127,12 @@ def test_to_dict_is_json(comparison):
     for kept, layer in zip(found["layers"], comparison.layers, strict=True):
         assert kept["name"] == layer.name
         assert kept["input"] == list(layer.problem.input_size)
-        assert kept["passes"]["forward"] == vars(layer.passes["forward"])
-        assert kept["backward"] == vars(layer.backward)
+        forward = layer.passes["forward"]
+        for name in ("ok", "error", "error_over_bound", "torch_error", "workspace_bytes"):
+            assert kept["passes"]["forward"][name] == getattr(forward, name)
+        assert kept["passes"]["forward"]["plan"]["kernel"] == forward.plan.kernel
+        assert kept["passes"]["forward"]["plan"]["refused"] == list(map(list, forward.plan.refused))
+        assert kept["backward"] == json.loads(json.dumps(layer.backward.to_dict()))
 
 
 def test_it_needs_no_extras():
@@ -120,7 +161,12 @@ def module(tmp_path, monkeypatch):
         "    return torch.nn.Conv2d(8, 6, 3)\n"
         "def wrong():\n"
         "    return torch.nn.ReLU(), torch.randn(1)\n"
+        "def raising():\n"
+        "    raise ZeroDivisionError('so it is')\n"
+        "def mismatched():\n"
+        "    return torch.nn.Conv2d(8, 6, 3), torch.randn(1, 4, 6, 6)\n"
     )
+    (tmp_path / "broken_module.py").write_text("absent\n")
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     sys.modules.pop("compared_model", None)
@@ -132,7 +178,8 @@ def command(*arguments):
 
 def test_command(module, capsys, spoil):
     path = list(sys.path)
-    assert command("compared_model:pair", "--json", "found.json") == 0
+    assert command("compared_model:pair", "--json", "found.json", "--html", "page.html") == 0
+    assert (module / "page.html").read_text().startswith("<!DOCTYPE html>")
     assert capsys.readouterr().out.endswith("1 layer, all within the bounds\n")
     found = json.loads((module / "found.json").read_text())
     assert list(found["layers"][0]["passes"]) == list(PASSES)
@@ -162,6 +209,16 @@ def test_command_with_a_known_model(monkeypatch, capsys):
         ),
         (["compared_model:alone"], "it must return a model and its example input"),
         (["compared_model:wrong"], "model must have at least one torch.nn.Conv2d, but has none"),
+        (
+            ["compared_model:raising"],
+            "model 'compared_model:raising' raises ZeroDivisionError: so it is (line 9 of",
+        ),
+        (["compared_model:mismatched"], "raises RuntimeError: Given groups=1, weight of size"),
+        (
+            ["compared_model.py:pair"],
+            "MODULE is a name as `import` takes it, not a file: compared_model:pair",
+        ),
+        (["broken_module:pair"], "broken_module raises NameError: name 'absent' is not defined"),
         (["compared_model:pair", "--batch", "2"], "--batch, --dtype and --layout are for models"),
         (["compared_model:pair", "--seconds", "-1"], "seconds must be positive and finite"),
         (["compared_model:pair", "--json", "no/such/folder"], "No such file or directory"),

@@ -1,24 +1,11 @@
-"""A browser for each module of tests, and pages opened in it from a file, without a network."""
+"""Pages opened in a browser from a file, without a network."""
 
 import os
 from pathlib import Path
 
 import pytest
-from pages import find_browser
-from playwright.sync_api import sync_playwright
 
 import convext
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = find_browser()
-    # Chromium refuses to run as root inside its sandbox.
-    arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=arguments)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,26 +1,11 @@
-"""What tests of the page share: finding a browser, reading and filling the page, settings."""
+"""What tests of the page share: reading and filling the page, settings."""
 
 import random
-import shutil
-
-import pytest
 
 from convext.tracing import Setting, html
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 MODES = ("zeros", "reflect", "replicate", "circular")
 TABS = ("forward", "input-grad", "weight-grad", "kernel", "code", "quiz")
-
-
-def find_browser():
-    """The path of a Chromium; without one the tests fail."""
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.fail(
-            f"no browser was found ({', '.join(BROWSERS)}): the page cannot be tested. On Debian: "
-            "apt install chromium"
-        )
-    return path
 
 
 def status(page):

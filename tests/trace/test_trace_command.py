@@ -6,9 +6,12 @@ import re
 import pytest
 import torch
 
+import convext
 from convext.cli import digits, main
 from convext.cli import trace as command
-from convext.tracing import ConvTrace, quiz
+from convext.cli._console import make_console
+from convext.cli._show import print_prediction
+from convext.tracing import ConvTrace, quiz, text
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +26,10 @@ def test_the_lesson(capsys):
     assert "\x1b" not in out
     assert "padding 1 -> output 1x3x3" in out
     assert len(re.findall(r"^Window \d of 9", out, re.M)) == 3
-    assert "6 more windows of this channel; convext trace --steps 9 shows all" in out
+    assert (
+        "6 more windows of this channel: --steps 9 in a terminal, to_text(9) in Python shows all"
+        in out
+    )
     assert "Check: 9 sums of products equal what convext.conv2d returned." in out
 
 
@@ -104,10 +110,56 @@ def test_a_prediction(capsys):
     assert main(["trace", "--predict", "--epochs", "0"]) == 0
     out = capsys.readouterr().out
     assert "untrained" in out
-    assert re.search(r"ConvExt2d sees a \d \([\d.]+%\)", out)
+    assert re.search(r"ConvExt2d sees an? \d \([\d.]+%\): (right|wrong)$", out, re.M)
+    assert len(re.findall(r"^ +\d \S* +[\d.]+%", out, re.M)) in (3, 4)
+    assert len(re.findall(r"% the label$", out, re.M)) == 1
     assert re.search(r"strided +16x8x8 +10x10 +3x3 stride 2 +32x4x4 +fprop_\w+", out)
     assert re.search(r"depthwise +ConvExt2d +32x4x4 +-?[\d.e-]+ +[\d.e-]+ ", out)
     assert re.search(r"head +Linear +10 +", out)
+
+
+@pytest.mark.parametrize(("guess", "said"), [(8, "an 8"), (2, "a 2")])
+def test_a_prediction_is_marked(guess, said, capsys):
+    shares = torch.full((1, 10), 0.01)
+    shares[0, guess], shares[0, 3], shares[0, 5] = 0.5, 0.3, 0.13
+    print_prediction(
+        make_console(), {"It": lambda image: shares.log()}, torch.eye(8)[None, None], 2
+    )
+    out = capsys.readouterr().out
+    assert f"It sees {said} (" in out
+    assert ("): right\n" in out) == (guess == 2)
+    rows = [line.split() for line in out.splitlines() if line.endswith("%") or "label" in line][1:]
+    assert [row[0] for row in rows] == [str(guess), "3", "5", *(["2"] if guess != 2 else [])]
+
+
+def test_a_prediction_without_options_is_right(capsys):
+    assert main(["trace", "--predict"]) == 0
+    assert re.search(r"sees an? \d \(99[\d.]+%\): right$", capsys.readouterr().out, re.M)
+
+
+def test_a_layer_of_a_prediction_step_by_step(tmp_path, capsys):
+    path = tmp_path / "layer.html"
+    arguments = ["--predict", "--epochs", "0", "--layer", "depthwise", "--steps", "1", "--html"]
+    assert main(["trace", *arguments, str(path)]) == 0
+    out = capsys.readouterr().out
+    assert "The layer 'depthwise' in this prediction" in out
+    assert "input 32x4x4, kernel 3x3, stride 1, padding 1 reflect, groups 32 -> output 32" in out
+    assert len(re.findall(r"^Window 1 of 16: output", out, re.M)) == 1
+    assert "Check: 512 sums of products are, but for rounding, what" in out
+    assert '"groups":8' in path.read_text(encoding="utf-8")
+
+
+def test_layers_to_choose_from_are_the_models():
+    model = digits.make_model(0, torch.float32)
+    names = [name for name, layer in model.named_children() if hasattr(layer, "stride")]
+    assert names == list(command.LAYERS)
+
+
+def test_a_forced_kernel_that_cannot_run(capsys):
+    with convext.force_plan("fprop=winograd4"):
+        for arguments in ([], ["--predict", "--epochs", "0"]):
+            assert main(["trace", *arguments]) == 2
+            assert "no kernel can run fprop" in capsys.readouterr().err
 
 
 def test_a_training(monkeypatch, capsys):
@@ -153,11 +205,18 @@ def test_a_quiz_with_right_answers(monkeypatch, capsys):
 def test_a_quiz_with_wrong_answers_explains(monkeypatch, capsys):
     out = ask(monkeypatch, capsys, ["what", "9", "2", "7"], "--questions", "0")
     words = " ".join(out.split())
-    assert out.count("height x width") == 2  # asked again after a reply without a number
+    assert "Please answer with height x width, for instance 4x4." in words
+    assert out.count("  height x width") == 2  # asked again after a reply without a number
     for question in (quiz.lesson()[0], quiz.lesson()[2]):
         assert f"Not quite. {question.explanation}" in words
     assert f"Right. {quiz.lesson()[1].explanation}" in words
     assert out.endswith("1 of 3 right.\n")
+
+
+def test_a_quiz_that_ends_at_once(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert main(["trace", "--quiz"]) == 0
+    assert capsys.readouterr().out.endswith("\nNothing was answered.\n")
 
 
 def test_too_many_questions(capsys):
@@ -170,12 +229,44 @@ def test_a_page(tmp_path, capsys):
     assert main(["trace", "--in", "6", "--html", str(path)]) == 0
     assert f"Wrote {path}" in capsys.readouterr().out.replace("\n", " ")
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert main(["trace", "--html", str(tmp_path / "no" / "trace.html")]) == 2
-    assert "No such file or directory" in capsys.readouterr().err
-    assert main(["trace", "--kernel", "12", "--in", "20", "--html", str(path)]) == 2
-    assert "the page shows kernels up to 11x11" in capsys.readouterr().err
+
+
+def test_a_page_that_cannot_be_written_is_noticed_first(tmp_path, capsys):
+    new = tmp_path / "new.html"
+    missing, beyond = tmp_path / "no" / "trace.html", ["--kernel", "12", "--in", "20"]
+    for arguments, message in (
+        (["--html", str(missing)], "No such file or directory"),
+        (["--train", "--html", str(missing)], "No such file or directory"),
+        (["--predict", "--html", str(tmp_path)], "Is a directory"),
+        ([*beyond, "--html", str(new)], "the page shows kernels up to 11x11"),
+    ):
+        assert main(["trace", *arguments]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        assert message in printed.err
+    assert not new.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--predict --stride 1", "--stride: not allowed with --predict, --train or --quiz"),
+        ("--quiz --padding-mode reflect", "--padding-mode: not allowed with --predict"),
+        ("--train --in 6", "--in: not allowed with --predict"),
+        ("--layer first", "--layer: not allowed without --predict or --train"),
+        ("--epochs 3", "--epochs: not allowed without --predict or --train"),
+        ("--predict --steps 4", "--steps: not allowed without a convolution to step through"),
+        ("--questions 3", "--questions: not allowed without --quiz"),
+        ("--quiz --html page.html", "--html: not allowed with --quiz"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(arguments, message, capsys):
+    assert main(["trace", *arguments.split()]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert f"convext: argument {message}" in printed.err
 
 
 def test_defaults_are_the_lesson(capsys):
-    assert main(["trace", "--steps", str(command.STEPS)]) == 0
+    assert main(["trace", "--steps", str(text.STEPS)]) == 0
     assert capsys.readouterr().out.startswith("input 1x5x5, kernel 3x3, stride 2, padding 1 ->")

@@ -9,22 +9,19 @@ import shutil
 import pytest
 import torch
 import torch.nn.functional as F
+from browsers import find_browser
 from pages import (
-    MODES,
     TABS,
     cells,
     fill,
-    find_browser,
     possible_settings,
     random_setting,
     status,
     write,
 )
 from playwright.sync_api import expect
-from torch import nn
 
 import convext
-from convext import _C
 from convext.cli import main
 from convext.tracing import LESSON, ConvTrace, Setting, html, quiz
 from convext.tracing.setting import small_integers
@@ -49,6 +46,12 @@ def test_the_lesson_is_shown(page):
     for plan in trace.plans.values():
         assert plan["kernel"] in page.inner_text("#plan")
         assert plan["reason"] in page.inner_text("#plan")
+    for name, plan in convext.explain(torch.nn.Conv2d(1, 1, 3, 2, 1), (1, 1, 5, 5)).passes.items():
+        row = page.inner_text(f"#sources tr:has(th:text-is('{name}'))")
+        assert [word for word in row.split() if word.startswith(("csrc/", "docs/"))] == [
+            *(place.split()[0] for place in plan.sources),
+            plan.chapter,
+        ]
     assert len(cells(page, "gemm")) == 9
 
 
@@ -136,6 +139,8 @@ def test_an_impossible_setting_hides_the_views_and_comes_back(page):
     )
     assert page.inner_text("#summary") == "This setting is impossible."
     assert not page.is_visible("#panel-forward")
+    tabs, error = (page.locator(name).bounding_box() for name in ("#tabs", "#error"))
+    assert error["y"] >= tabs["y"] + tabs["height"]  # where the panel was
     page.click("#tab-quiz")
     assert page.is_visible("#panel-quiz")
     page.click("#tab-code")
@@ -297,53 +302,6 @@ def test_gradient_views(page):
     assert "36" in page.inner_text("#pair-list caption")
 
 
-def test_plans_come_from_the_table_or_are_not_known(page):
-    draw = random.Random(3)
-    axes = html.GRID
-    known = 0
-    while known < 40:
-        size, kernel, stride, dilation = (
-            draw.choice(axes[name]) for name in ("size", "kernel", "stride", "dilation")
-        )
-        C, K, groups = draw.choice(axes["channels"])
-        setting = Setting(
-            C,
-            *size,
-            K,
-            *kernel,
-            tuple(stride),
-            (draw.choice(axes["padding"]),) * 2,
-            tuple(dilation),
-            groups,
-            draw.choice(MODES),
-        )
-        if setting.refusal() is not None or setting == LESSON:
-            continue
-        known += 1
-        write(page, setting)
-        plan = page.evaluate("planOf(APP.setting, DATA)")
-        names = [plan[name]["kernel"] for name in ("forward", "input_grad", "weight_grad")]
-        assert names == [
-            _C.plan(setting.problem, name).kernel for name in ("fprop", "dgrad", "wgrad")
-        ]
-        planned = _C.plan(setting.problem)
-        assert plan["forward"]["tile"] == [planned.mr, planned.nr]
-        use = page.evaluate("tileUse(APP.setting, planOf(APP.setting, DATA).forward, DATA.tiles)")
-        assert use["computed"] == use["count"] * planned.mr * planned.nr >= use["used"]
-        if use["kind"]["lanes"] != "depth" and "blocks" not in use["kind"]["rows"]:
-            P, Q = setting.output_size
-            assert use["used"] == setting.K * P * Q
-    page.click("#tab-kernel")
-    assert "from the table in this page" in page.inner_text("#plan")
-    write(page, Setting(3, 9, 9, 8, 3, 5, (2, 1), (1, 0, 2, 1), (1, 2), padding_mode="reflect"))
-    assert "The plan of this setting is not known" in page.inner_text("#plan")
-    assert page.inner_text("#ask") == (
-        "convext explain --in 1,3,9,9 --conv 8,3x5,s2x1,p1x0x2x1,d1x2,reflect"
-    )
-    assert "not known" in page.inner_text("#tile-text")
-    assert page.eval_on_selector_all("#tile-map span", "s => s.length") == 0
-
-
 @pytest.mark.parametrize(
     "setting",
     [
@@ -364,10 +322,28 @@ def test_the_code_runs(page, setting, capsys):
         with contextlib.redirect_stdout(printed):
             exec(page.inner_text(f"#{holder}"), {})
         assert printed.getvalue() == f"{size}\n"
-    assert main(shlex.split(page.inner_text("#code-trace"))[1:]) == 0
+    assert main(shlex.split(page.inner_text("#code-trace").replace("\\\n", ""))[1:]) == 0
     assert "output " + "x".join(map(str, size[1:])) in capsys.readouterr().out
+
+
+def test_the_code_is_copied(open_page):
+    page = open_page(permissions=["clipboard-read", "clipboard-write"])
+    page.click("#tab-code")
     page.click("[data-from=code-torch]")
-    expect(page.locator("#copied")).not_to_be_empty(timeout=60_000)
+    expect(page.locator("#copied")).to_have_text("Copied.", timeout=60_000)
+    copied = page.evaluate("navigator.clipboard.readText()")
+    assert copied == page.text_content("#code-torch")
+    assert "nn.Conv2d(1, 1, 3, stride=2, padding=1)" in copied
+
+
+def test_where_copying_is_not_allowed_the_text_is_selected(page):
+    page.click("#tab-code")
+    page.evaluate(
+        "() => { navigator.clipboard.writeText = () => Promise.reject(new Error('no')); }"
+    )
+    page.click("[data-from=code-trace]")
+    expect(page.locator("#copied")).to_contain_text("is selected", timeout=60_000)
+    assert page.evaluate("String(getSelection())") == page.text_content("#code-trace")
 
 
 def test_the_quiz_grades(page):
@@ -428,37 +404,3 @@ def test_light_and_dark(open_page, screenshots):
     assert colours["light"] != colours["dark"]
     page.select_option("#theme", "light")
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == colours["light"]
-
-
-def test_the_page_of_a_model(open_page, tmp_path, screenshots):
-    model = nn.Sequential(
-        convext.ConvExt2d(3, 16, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(16, 32, 12, stride=12),
-    )
-    path = tmp_path / "model.html"
-    trace = convext.trace(model, torch.randn(1, 3, 24, 24))
-    trace.save_html(path)
-    page = open_page(path, viewport={"width": 1280, "height": 900})
-    assert page.get_attribute("#tab-model", "aria-selected") == "true"
-    table = page.inner_text("#model-layers")
-    for layer in trace.content.layers:
-        assert layer.type in table
-    assert trace.content.layers[0].plans["forward"]["kernel"] in table
-    assert table.count("too large") == 1
-    page.screenshot(path=screenshots / "model.png", full_page=True)
-    page.click("[aria-label='Show 0']")
-    assert page.is_visible("#panel-forward")
-    assert "3x16x16 input, padded 18x18, 3x3 kernel" in page.inner_text("#summary")
-
-
-def test_the_page_of_a_layer_has_its_values(open_page, tmp_path):
-    layer = convext.ConvExt2d(2, 3, (2, 3), padding=(1, 0, 0, 2), padding_mode="reflect")
-    path = tmp_path / "layer.html"
-    image = torch.randn(1, 2, 6, 5)
-    convext.trace(layer, image).save_html(path)
-    page = open_page(path)
-    assert page.evaluate("APP.output") == layer(image)[0].double().tolist()
-    computed = torch.tensor(page.evaluate("forward(APP.setting, APP.operands)"))
-    torch.testing.assert_close(computed, layer(image)[0])
-    assert ", bias " in page.inner_text("#sum")

@@ -11,6 +11,7 @@ from torch import nn
 
 import convext
 from convext import _C
+from convext.explaining import cpu_pass
 from convext.tracing import LESSON, ConvTrace, ModelTrace, Setting, html, text
 from convext.tracing.plans import TILES
 from convext.tracing.setting import small_integers
@@ -117,6 +118,51 @@ def test_a_layer_of_ones_own():
     assert torch.equal(convext.trace(nn.Conv2d(2, 2, 3)).content.input.frac(), torch.zeros(2, 5, 5))
 
 
+def test_a_layer_of_a_model_on_what_reaches_it():
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Dropout(), nn.Conv2d(4, 2, 2), nn.Tanh()
+    )
+    batch = torch.randn(2, 3, 6, 7)
+    trace = convext.trace(model, batch, layer="3").content
+    with torch.no_grad():
+        inner = model[0](batch).relu()
+        expected = model[3](inner)
+    torch.testing.assert_close(trace.input, inner[0])
+    torch.testing.assert_close(trace.output, expected[0])
+    assert trace.problem.N == 2
+    assert trace.check()[0]
+    assert model.training
+    assert not model[3]._forward_pre_hooks
+    first = convext.trace(model, batch, layer="0").content
+    assert torch.equal(first.input, batch[0])
+
+
+def test_layers_that_cannot_be_traced():
+    model = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU())
+    model[1].spare = nn.Conv2d(1, 1, 3)
+    batch = torch.zeros(1, 1, 5, 5)
+    message = r"layer must be a convolution of the model \('0', '1.spare'\), but got '1'"
+    with pytest.raises(ValueError, match=message):
+        convext.trace(model, batch, layer="1")
+    with pytest.raises(ValueError, match=r"the model \(it has none\), but got '0'"):
+        convext.trace(nn.Sequential(nn.ReLU()), batch, layer="0")
+    with pytest.raises(ValueError, match="layer must be one that the model calls"):
+        convext.trace(model, batch, layer="1.spare")
+    with pytest.raises(ValueError, match="layer must be None unless a model is traced"):
+        convext.trace(LESSON, layer="0")
+    with pytest.raises(ValueError, match="input must be a batch for the model"):
+        convext.trace(model, layer="0")
+
+
+def test_as_many_windows_as_asked_for():
+    trace = convext.trace()
+    for steps, count in ((0, 0), (1, 1), (9, 9), (20, 9)):
+        assert len(re.findall(r"^Window ", trace.to_text(steps), re.M)) == count
+    assert trace.to_text() == str(trace)
+    with pytest.raises(ValueError, match="steps must be at least 0, but got -1"):
+        trace.to_text(-1)
+
+
 def test_a_problem_of_the_planner():
     problem = _C.ConvProblem(
         [3, 4, 6, 6],
@@ -198,16 +244,38 @@ def test_notebooks_get_escaped_html():
             Setting(stride=(0, 1)),
             "torch refuses this setting: non-positive stride is not supported",
         ),
+        (
+            Setting(H=-5),
+            "torch refuses this setting: zeros: Dimension size must be non-negative",
+        ),
+        (Setting(H=10**9, W=10**9), "torch refuses this setting: "),
         (Setting(C=3, K=2, groups=2), "in_channels must be divisible by groups"),
         (Setting(padding=(1, 2, 5, 0), padding_mode="reflect"), "Argument #6: Padding size should"),
         (Setting(padding=(6, 6), padding_mode="circular"), "wrapping around more than once."),
         (Setting(padding=(-1, 0, 0, 0)), "ConvExt2d refuses this setting: padding must be at"),
     ],
-    ids=["kernel", "stride", "groups", "reflect", "circular", "negative"],
+    ids=["kernel", "stride", "size", "memory", "groups", "reflect", "circular", "negative"],
 )
 def test_refused_settings(setting, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         convext.trace(setting)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("stride", 2, r"two integers, \(vertical, horizontal\), but got 2"),
+        ("stride", (1, 2, 3), "two integers"),
+        ("dilation", (1, 1.5), "two integers"),
+        ("padding", 1, "two or four integers, 'same' or 'valid', but got 1"),
+        ("padding", (1, 1, 1), "two or four integers"),
+        ("H", 5.0, "an integer, but got 5.0"),
+        ("groups", None, "an integer, but got None"),
+    ],
+)
+def test_settings_are_of_integers(name, value, message):
+    with pytest.raises(TypeError, match=f"^{name} must be {message}"):
+        Setting(**{name: value})
 
 
 @pytest.mark.parametrize(
@@ -237,6 +305,15 @@ def test_every_forward_algorithm_has_its_tiles_described():
     assert algorithms == set(TILES)
 
 
+def test_the_plan_table_of_a_forced_kernel():
+    with convext.force_plan("fprop=winograd4"):
+        table = html.page_data(convext.trace(Setting(H=8, W=8, stride=(1, 1))).content)["table"]
+        algorithms = {table["kernels"][forward]["algorithm"] for forward, _, _ in table["plans"]}
+    assert algorithms == {"winograd4"}
+    assert 0 < sum(index >= 0 for index in table["index"]) < len(table["index"]) / 2
+    assert html.plan_table() != table
+
+
 def test_the_plan_table_is_the_planner():
     table = html.plan_table()
     draw, axes = random.Random(0), table["axes"]
@@ -262,7 +339,39 @@ def test_the_plan_table_is_the_planner():
         assert (at < 0) == (setting.refusal() is not None)
         if at >= 0:
             names = [_C.plan(setting.problem, name).kernel for name in ("fprop", "dgrad", "wgrad")]
-            assert table["plans"][at] == names
+            kernels = [table["kernels"][place] for place in table["plans"][at]]
+            assert [kernel["kernel"] for kernel in kernels] == names
+            for kernel, name in zip(kernels, ("forward", "input_grad", "weight_grad"), strict=True):
+                plan = cpu_pass(setting.problem, name)
+                assert tuple(kernel["sources"]) == plan.sources
+                assert kernel["chapter"] == plan.chapter
+
+
+@pytest.mark.parametrize(
+    ("layer", "channels"),
+    [
+        (convext.ConvExt2d(20, 30, 3, padding=1), (8, 8, 1)),
+        (convext.ConvExt2d(24, 12, (3, 1), stride=2, groups=6, bias=False), (8, 4, 2)),
+        (nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (2, 3, 1)),
+    ],
+)
+def test_pages_of_what_is_too_large_show_a_part_of_it(layer, channels):
+    image = torch.randn(1, layer.in_channels, 19, 18)
+    data = html.page_data(convext.trace(layer, image).content)
+    C, K, groups = channels
+    assert [data["setting"][name] for name in ("C", "H", "W", "K")] == [C, 16, 16, K]
+    assert data["setting"]["groups"] == groups
+    assert data["original"] is not None
+    # The same by a mask: what is not shown adds nothing.
+    part = image[:, :, :16, :16].clone()
+    per_group, outputs = layer.in_channels // layer.groups, layer.out_channels // layer.groups
+    inside = torch.arange(layer.in_channels)
+    part[:, inside % per_group >= C // groups] = 0
+    with torch.no_grad():
+        whole = layer(part)[0]
+    of_group = torch.arange(layer.out_channels) % outputs < K // groups
+    expected = whole[of_group][:K]
+    torch.testing.assert_close(torch.tensor(data["output"]).float(), expected)
 
 
 def test_pages_of_what_is_too_large_show_a_smaller_one(tmp_path):

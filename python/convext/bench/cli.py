@@ -32,6 +32,7 @@ from convext.bench.operands import PASSES
 from convext.bench.pages import files
 from convext.bench.parser import bench_parser
 from convext.bench.runner import Failure, Grid, run_grid
+from convext.cli._console import make_console
 
 # Where the output is a file. The table of cells leaves to a report what does not fit.
 PIPED_WIDTH = 160
@@ -44,13 +45,6 @@ def add_parser(subparsers: Any) -> argparse.ArgumentParser:
     parser = bench_parser(subparsers)
     parser.set_defaults(run=run, bench_command=None)
     return parser
-
-
-def _console() -> Console:
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=PIPED_WIDTH)
-    return console
 
 
 def _layers(args: argparse.Namespace) -> list[shapes.ConvShape]:
@@ -104,7 +98,7 @@ def _run(args: argparse.Namespace) -> int:
     _check_report(args)
     if args.isa:
         environment.enter_isa(args.isa, _arguments(args))
-    console = _console()
+    console = make_console(PIPED_WIDTH)
     if args.bench_command == "report":
         return _run_report(args, console)
     if args.bench_command == "compare":
@@ -147,7 +141,8 @@ def _write_report(
     written = files.write(option, directory, run, before)
     figures = sum(name.endswith(".png") for name in written)
     pages = ", ".join(name for name in written if not name.endswith(".png"))
-    console.print(f"written: {directory} ({pages}, {figures} figures)", soft_wrap=True)
+    count = f"{figures} figure{'' if figures == 1 else 's'}"
+    console.print(f"written: {directory} ({pages}, {count})", soft_wrap=True)
 
 
 def _run_report(args: argparse.Namespace, console: Console) -> int:
@@ -364,6 +359,11 @@ def _print_results(
             return report.gpu_cell_table(chosen, title)
         return report.cell_table(chosen, title, console.width)
 
+    others = watch.cores_of_others()
+    noise = others is not None and others > environment.NOISE_CORES and args.clock == "wall"
+    load = "" if others is None else f"{others:.2f} cores were busy with other processes"
+    if noise:  # before the figures, and again behind them, where a long run ends
+        console.print(f"[bold yellow]{load}: these figures are noise[/]")
     if cells:
         few = len(cells) <= report.WORST
         if args.cells or few:
@@ -376,11 +376,8 @@ def _print_results(
         console.print(report.summary_table(cells))
     for failure in failures:
         console.print(f"wrong result, not timed: {failure}", style="red", markup=False)
-    others = watch.cores_of_others()
-    if others is not None:
-        noise = others > environment.NOISE_CORES and args.clock == "wall"
-        quiet = ": these figures are noise" if noise else ""
-        console.print(f"{others:.2f} cores were busy with other processes{quiet}")
+    if load:
+        console.print(load + (": these figures are noise" if noise else ""))
 
 
 def _run_accuracy(args: argparse.Namespace, console: Console) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from convext.bench.report import Cell, coloured, geomean, ratio_of
+from convext.bench.report import Cell, coloured, geomean, ratio_of, value_of
 from convext.bench.runner import KEY
 
 SHOWN = 10
@@ -72,8 +72,7 @@ class Changes:
 
 
 def _key(cell: Cell) -> Key:
-    # Runs from before there were padding modes do not say theirs.
-    return tuple(cell.get("padding_mode", "zeros") if k == "padding_mode" else cell[k] for k in KEY)
+    return tuple(value_of(cell, name) for name in KEY)
 
 
 def flat(value: Any, prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -250,9 +250,13 @@ class LoadWatch:
         """Begin watching."""
         return LoadWatch(load_average(), _busy_seconds(), _own_seconds(), os.times().elapsed)
 
+    def seconds(self) -> float:
+        """How long it has been watching."""
+        return os.times().elapsed - self._wall
+
     def cores_of_others(self) -> float | None:
         """Cores busy with other processes, on average; None where the system does not say."""
-        busy, wall = _busy_seconds(), os.times().elapsed - self._wall
+        busy, wall = _busy_seconds(), self.seconds()
         if busy is None or self._busy is None or wall <= 0:
             return None
         return max(0.0, (busy - self._busy - (_own_seconds() - self._own)) / wall)

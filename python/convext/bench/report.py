@@ -50,6 +50,12 @@ def value_of(cell: Cell, key: str) -> Any:
     return cell.get(key, {"padding_mode": "zeros", "table": ""}.get(key))
 
 
+def workspace_of(plan: dict[str, Any]) -> int:
+    """Bytes of a cell's plan: the call's and those of each thread, which older runs do not tell."""
+    of_threads = plan.get("threads", 0) * plan.get("thread_workspace_bytes", 0)
+    return int(plan["workspace_bytes"] + of_threads)
+
+
 def _rows(cells: Sequence[Cell]) -> Iterator[tuple[str, str, str, list[Cell]]]:
     """(dtype, pass, padding mode, their cells): what geometric means are taken over."""
     known = [name for name in PASSES if any(cell["pass"] == name for cell in cells)]
@@ -256,7 +262,7 @@ def _details(cell: Cell) -> list[str]:
         texts.append(" ".join(f"{100 * cell[f'{peer}_share'][peak]:.0f}" for peer in peers))
     cycles = [plan["cycles"] for plan in cell["plans"]]
     texts.append(" + ".join(f"{sum(c[term] for c in cycles) / 1e3:.0f}" for term in cycles[0]))
-    texts.append(f"{sum(plan['workspace_bytes'] for plan in cell['plans']) / 1024:.0f}")
+    texts.append(f"{sum(map(workspace_of, cell['plans'])) / 1024:.0f}")
     texts.append(", ".join(plan["kernel"] for plan in cell["plans"]))
     texts.append(", ".join(plan["algorithm"] for plan in cell["plans"]))
     return texts

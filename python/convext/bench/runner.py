@@ -96,6 +96,8 @@ def plans(
             "kernel": found.kernel,
             "algorithm": found.algorithm,
             "workspace_bytes": found.workspace_bytes,
+            "thread_workspace_bytes": found.thread_workspace_bytes,
+            "threads": found.threads,
             "cycles": {name: float(f"{value:.4g}") for name, value in found.cycles.items()},
         }
         for found in (plan[name] for name in directions)

@@ -57,14 +57,18 @@ def _run(argv: Sequence[str] | None) -> int:
     parser = argparse.ArgumentParser(
         prog="convext",
         description="Native-accelerated 2D convolution for PyTorch.",
-        epilog="CONVEXT_CPU_ISA (generic, avx2, avx512, avx512_bf16) and CONVEXT_PLAN choose the "
-        "kernels.",
+        epilog="The environment variables CONVEXT_CPU_ISA (generic, avx2, avx512, avx512_bf16) and "
+        "CONVEXT_PLAN choose the kernels, CONVEXT_WORKSPACE_LIMIT bounds their working memory.",
     )
     parser.add_argument("--version", action="version", version=f"convext {convext.__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
     for module in (info, explain, trace, compare, verify, demo, bench):
         module.add_parser(commands)
-    args = parser.parse_args(argv)
+    args, unknown = parser.parse_known_args(argv)
+    if unknown:  # with the usage of the command that does not know them
+        commands.choices.get(args.command, parser).error(
+            f"unrecognized arguments: {' '.join(unknown)}"
+        )
     args.arguments = list(sys.argv[1:] if argv is None else argv)
     if args.command is None:
         parser.print_help()

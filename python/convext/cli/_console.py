@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import rich.box
 from rich.console import Console
 from rich.table import Table
@@ -9,10 +11,13 @@ from rich.table import Table
 PIPED_WIDTH = 120
 
 
-def make_console() -> Console:
-    """A console for standard output: coloured in a terminal, plain and wide in a pipe or file."""
+def make_console(piped_width: int = PIPED_WIDTH) -> Console:
+    """A console for standard output: coloured in a terminal, plain and wide in a pipe or file,
+    unless COLUMNS says how wide."""
     console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+    if console.is_terminal or os.environ.get("COLUMNS", "").isdecimal():
+        return console
+    return Console(highlight=False, width=piped_width)
 
 
 def make_table(title: str = "") -> Table:

@@ -57,7 +57,8 @@ def epoch_table(runs: Mapping[str, digits.Training], console_width: int) -> Tabl
 def print_prediction(
     console: Console, models: Mapping[str, nn.Module], image: Tensor, label: int
 ) -> None:
-    """An image (1, 1, H, W) in shades and what each model takes it for."""
+    """An image (1, 1, H, W) in shades, and of each model what it takes it for and the three digits
+    that it holds most likely, and the right one."""
     console.print(f"\n[bold]One prediction[/], of a test image labelled {label}:")
     low, high = image.min(), image.max()
     for row in ((image[0, 0] - low) / (high - low) * 4).round().int().tolist():
@@ -65,7 +66,19 @@ def print_prediction(
     with torch.no_grad():
         for name, model in models.items():
             shares = model(image)[0].softmax(0)
-            console.print(f"    {name} sees a {int(shares.argmax())} ({float(shares.max()):.4%})")
+            guess = int(shares.argmax())
+            right = "[green]right[/]" if guess == label else "[red]wrong[/]"
+            console.print(f"    {name} sees {with_article(guess)} ({shares[guess]:.4%}): {right}")
+            shown = shares.topk(3).indices.tolist()
+            for digit in shown if label in shown else [*shown, label]:
+                share = float(shares[digit])
+                mark = " [green]the label[/]" if digit == label else ""
+                console.print(f"      {digit} [cyan]{bar(share, 12)}[/] {share:9.4%}{mark}")
+
+
+def with_article(digit: int) -> str:
+    """``a 2``, ``an 8``."""
+    return f"an {digit}" if digit == 8 else f"a {digit}"
 
 
 def layer_table(trace: ModelTrace, convolutions: bool = False) -> Table:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,9 @@ def add_parser(subparsers: Any) -> None:
         help="how long each layer's forward and backward pass are timed (default: 0.1)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
+    parser.add_argument(
+        "--html", type=Path, metavar="FILE", help="write the tables there as a page"
+    )
     parser.set_defaults(run=run)
 
 
@@ -65,11 +70,23 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             text = json.dumps(comparison.to_dict(), indent=2) + "\n"
             args.json.write_text(text, encoding="utf-8")
+        if args.html:
+            comparison.save_html(args.html)
     except (ValueError, TypeError, OSError) as error:
         print(f"convext compare: {error}", file=sys.stderr)
         return 2
+    except Exception as error:  # not that of a wrong result, which is exit code 1
+        print(f"convext compare: model {args.model!r} {_raised(error)}", file=sys.stderr)
+        return 2
     console.print(str(comparison), markup=False, soft_wrap=True)
     return 0 if comparison.ok else 1
+
+
+def _raised(error: Exception) -> str:
+    """What was raised, and where."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"line {place.lineno} of {Path(place.filename).name}"
+    return f"raises {type(error).__name__}: {error} ({where})"
 
 
 def _load(args: argparse.Namespace) -> tuple[nn.Module, Any]:
@@ -90,17 +107,27 @@ def _load(args: argparse.Namespace) -> tuple[nn.Module, Any]:
             "--batch, --dtype and --layout are for models known by name; a function returns an "
             "example input of its own"
         )
+    if module_name.endswith(".py") or os.sep in module_name:
+        raise ValueError(
+            f"model {args.model!r}: MODULE is a name as `import` takes it, not a file: "
+            f"{Path(module_name).stem}:{function_name}, in the directory where it is"
+        )
     sys.path.insert(0, "")
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ValueError(f"model {args.model!r}: {error}") from error
+    except Exception as error:
+        raise ValueError(f"model {args.model!r}: {module_name} {_raised(error)}") from error
     finally:
         sys.path.remove("")
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ValueError(f"model {args.model!r}: {module_name} has no function {function_name}")
-    found = function()
+    try:
+        found = function()
+    except Exception as error:
+        raise ValueError(f"model {args.model!r} {_raised(error)}") from error
     if not (isinstance(found, tuple) and len(found) == 2):
         raise ValueError(f"model {args.model!r}: it must return a model and its example input")
     return found

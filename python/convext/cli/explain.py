@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 import convext
+from convext.explaining import stand_in
 from convext.functional import PADDING_MODES
 from convext.plan import PASSES
 
 from ._console import make_console, make_table
 
-DTYPES = ("float32", "float64", "bfloat16", "float16")
+DTYPES = ("float32", "float64", "bfloat16", "float16", "complex64", "complex128")
 
 CONV_HELP = """\
 output channels, kernel, and, where they are not the usual ones, s (stride), p (padding), d
@@ -38,24 +41,19 @@ class Conv:
     padding_mode: str = "zeros"
 
 
-def parse_extents(text: str, count: int) -> tuple[int, ...]:
-    """``"1,64,56,56"``: so many integers.
+def parse_input(text: str) -> tuple[int, ...]:
+    """``"1,64,56,56"``: N,C,H,W.
 
     Raises:
         argparse.ArgumentTypeError: it is none.
     """
     parts = text.split(",")
-    if len(parts) != count or not all(part.strip().isdigit() for part in parts):
+    _refuse_negative(text, parts)
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(
-            f"{text!r} is not {count} integers separated by commas, as in "
-            + ",".join(["1", "64", "56", "56"][:count])
+            f"{text!r} is not 4 integers separated by commas, as in 1,64,56,56"
         )
     return tuple(int(part) for part in parts)
-
-
-def parse_input(text: str) -> tuple[int, ...]:
-    """N,C,H,W."""
-    return parse_extents(text, 4)
 
 
 def parse_conv(text: str) -> Conv:
@@ -65,7 +63,7 @@ def parse_conv(text: str) -> Conv:
         argparse.ArgumentTypeError: it cannot be read; the message says which part.
     """
     parts = [part.strip() for part in text.split(",")]
-    if len(parts) < 2 or not parts[0].isdigit():
+    if len(parts) < 2 or not parts[0].isdecimal():
         raise argparse.ArgumentTypeError(
             f"{text!r} does not begin with output channels and a kernel, as in 64,3"
         )
@@ -94,12 +92,23 @@ def parse_conv(text: str) -> Conv:
 def _numbers(text: str, counts: tuple[int, ...]) -> tuple[int, ...]:
     """``"3"`` -> (3, 3), ``"3x5"`` -> (3, 5)."""
     parts = text.split("x")
-    if len(parts) not in counts or not all(part.isdigit() for part in parts):
+    _refuse_negative(text, parts)
+    if len(parts) not in counts or not all(part.isdecimal() for part in parts):
         raise argparse.ArgumentTypeError(
             f"{text!r} is not {' or '.join(map(str, counts))} integers separated by 'x', as in 3x5"
         )
     numbers = tuple(int(part) for part in parts)
     return numbers * 2 if len(numbers) == 1 else numbers
+
+
+def _refuse_negative(text: str, parts: Sequence[str]) -> None:
+    if any(re.fullmatch(r"\s*-\d+\s*", part) for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r} has a negative number, and none may be")
+
+
+def parse_pass(text: str) -> str:
+    """A pass by its name here, ``"forward"``, or in kernels, ``"fprop"``."""
+    return next((name for name, native in PASSES.items() if native == text), text)
 
 
 def add_geometry(parser: argparse.ArgumentParser) -> None:
@@ -132,8 +141,10 @@ def add_parser(subparsers: Any) -> None:
         "--pass",
         dest="passes",
         action="append",
+        type=parse_pass,
         choices=tuple(PASSES),
-        help="of this pass alone, in full; may be given several times",
+        help="of this pass alone; may be given several times; fprop, dgrad, wgrad and bgrad will "
+        "do too",
     )
     parser.add_argument(
         "--gpu",
@@ -141,7 +152,11 @@ def add_parser(subparsers: Any) -> None:
         help="the plan of a GPU of this compute capability, as 9.0, where CUDA kernels were built",
     )
     parser.add_argument("--threads", type=int, help="plan for so many threads")
-    parser.add_argument("--json", metavar="FILE", help="write the plan there too ('-': print it)")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write the plan there too, with all its passes ('-': print it, with those of --pass)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -155,19 +170,20 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads or threads)
         plan = make_plan(args)
         if args.json == "-":
-            print(json.dumps(plan.to_dict(), indent=1))
+            values = plan.to_dict()
+            for name in set(PASSES).difference(args.passes or PASSES):
+                del values["passes"][name]
+            print(json.dumps(values, indent=1))
             return 0
         if args.json:
             plan.save(args.json)
     except (RuntimeError, ValueError, OSError) as error:
-        print(f"convext explain: {error}", file=sys.stderr)
+        # What comes from C++ begins with the library's name already.
+        print(f"convext explain: {str(error).removeprefix('convext: ')}", file=sys.stderr)
         return 2
     finally:
         torch.set_num_threads(threads)
-    if args.passes:
-        print("\n\n".join(str(plan[name]) for name in args.passes))
-    else:
-        _print(plan)
+    _print(plan, args.passes or list(PASSES))
     return 0
 
 
@@ -186,8 +202,8 @@ def make_plan(args: argparse.Namespace) -> convext.Plan:
     weight = (conv.channels, channels // conv.groups, *conv.kernel)
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
     tensors = [
-        torch.empty(size, dtype=getattr(torch, args.dtype), device="meta", memory_format=layout)
-        for size in (args.input, weight)
+        stand_in(name, size, getattr(torch, args.dtype)).contiguous(memory_format=layout)
+        for name, size in (("--in", args.input), ("--conv", weight))
     ]
     problem = convext.problem(
         tensors[0],
@@ -201,11 +217,12 @@ def make_plan(args: argparse.Namespace) -> convext.Plan:
     return convext.explain(problem, gpu=args.gpu)
 
 
-def _print(plan: convext.Plan) -> None:
+def _print(plan: convext.Plan, passes: Sequence[str]) -> None:
     console = make_console()
     for name, value in plan.facts():
         console.print(f"[bold]{name:<12}[/] {value}", soft_wrap=True)
-    for name, found in plan.passes.items():
+    for name in passes:
+        found = plan[name]
         console.print(f"\n[bold]{name}[/]: [bold green]{found.kernel}[/]", soft_wrap=True)
         for key, value in found.facts():
             console.print(f"  {key:<10} {value}", markup=False, soft_wrap=True)

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from rich.markup import escape
 
 import convext
 from convext import _C
+from convext.explaining import usable_cores
 
 from ._console import make_console, make_table
 
@@ -89,13 +89,6 @@ def describe() -> dict[str, Any]:
         },
         "kernels": [dict(kernel) for kernel in _C.kernels()],
     }
-
-
-def usable_cores() -> int:
-    """The cores this process may use."""
-    if sys.platform == "linux":
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _cpu_name() -> str:

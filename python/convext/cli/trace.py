@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,13 +15,15 @@ from rich.live import Live
 import convext
 from convext.testing import one_thread
 from convext.tracing import ConvTrace, ModelTrace, Setting, Trace, quiz, text
+from convext.tracing.model import LearningCurve, Prediction
 
 from . import digits
 from ._console import make_console
 from ._show import epoch_table, layer_table, print_lines, print_prediction, statistics_table
 
-STEPS = 3
 SEED = 0
+LAYERS = ("first", "strided", "depthwise", "pointwise")
+"""The convolutions of the digits' CNN."""
 
 
 def add_parser(subparsers: Any) -> None:
@@ -43,6 +46,11 @@ def add_parser(subparsers: Any) -> None:
         "--train", action="store_true", help="train the digits CNN, loss and accuracy as it runs"
     )
     modes.add_argument("--quiz", action="store_true", help="questions about output sizes")
+    parser.add_argument(
+        "--layer",
+        choices=LAYERS,
+        help="with --predict or --train: also this convolution of the CNN, step by step",
+    )
     geometry = parser.add_argument_group("the convolution")
     lesson = Setting()
     for name, kind, default, help in (
@@ -69,10 +77,10 @@ def add_parser(subparsers: Any) -> None:
         help="(default: zeros)",
     )
     geometry.add_argument(
-        "--steps", type=_count, default=STEPS, help=f"windows to show (default: {STEPS})"
+        "--steps", type=_count, default=text.STEPS, help=f"windows to show (default: {text.STEPS})"
     )
     parser.add_argument(
-        "--epochs", type=_count, help="of training (default: 5 with --train, 1 with --predict)"
+        "--epochs", type=_count, default=5, help="of training, before a prediction too (default: 5)"
     )
     parser.add_argument(
         "--questions", type=_count, default=5, help="generated ones after the five (default: 5)"
@@ -83,26 +91,67 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--html", metavar="FILE", help="also write the convolution, or the model, as one page"
     )
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=run, default_of=parser.get_default)
 
 
 def run(args: argparse.Namespace) -> int:
     """Runs ``convext trace``: 0, or 1 if a sum is not what the kernel returned, or 2 if the setting
-    is refused or the page cannot be written."""
+    is refused, no kernel that ``CONVEXT_PLAN`` leaves can run it, or the page cannot be written."""
     console = make_console()
+    unused = _unused(args)
+    if unused:
+        print(f"convext: argument {unused[0]}: not allowed {unused[1]}", file=sys.stderr)
+        return 2
     if args.quiz:
         return _quiz(console, args)
     try:
+        if args.html:
+            _check_writable(Path(args.html))
         content = _model(console, args) if args.train or args.predict else _convolution(args)
+        if args.html:
+            Trace(content).save_html(args.html)
         if isinstance(content, ConvTrace):
             print_lines(console, text.lines(content, args.steps))
         if args.html:
-            Trace(content).save_html(args.html)
             console.print(f"\nWrote {args.html}: open it in a browser.", highlight=False)
-    except (OSError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         print(f"convext: {error}", file=sys.stderr)
         return 2
     return 0 if isinstance(content, ModelTrace) or content.check()[0] else 1
+
+
+GEOMETRY = (
+    *("in_", "channels_", "kernel_", "stride_", "dilation_", "padding_"),
+    *("groups", "padding_mode"),
+)
+
+
+def _unused(args: argparse.Namespace) -> tuple[str, str] | None:
+    """An option that was given although what is to be shown does not depend on it, and why."""
+    model = args.predict or args.train
+    for names, used, why in (
+        (GEOMETRY, not (model or args.quiz), "with --predict, --train or --quiz"),
+        (("layer", "epochs"), model, "without --predict or --train"),
+        (
+            ("steps",),
+            not (model or args.quiz) or args.layer,
+            "without a convolution to step through",
+        ),
+        (("questions",), args.quiz, "without --quiz"),
+        (("html",), not args.quiz, "with --quiz"),
+    ):
+        for name in names:
+            if not used and getattr(args, name) != args.default_of(name):
+                return "--" + name.strip("_").replace("_", "-"), why
+    return None
+
+
+def _check_writable(path: Path) -> None:
+    """Raises OSError if it is not, before anything is traced or trained."""
+    there = path.exists()
+    path.open("ab").close()
+    if not there:
+        path.unlink()
 
 
 def _convolution(args: argparse.Namespace) -> ConvTrace:
@@ -124,9 +173,9 @@ def _convolution(args: argparse.Namespace) -> ConvTrace:
     )
 
 
-def _model(console: Console, args: argparse.Namespace) -> ModelTrace:
-    """Trains the digits' CNN and follows one prediction."""
-    epochs = args.epochs if args.epochs is not None else 5 if args.train else 1
+def _model(console: Console, args: argparse.Namespace) -> ModelTrace | ConvTrace:
+    """Trains the digits' CNN and follows one prediction, or one of its convolutions."""
+    epochs = args.epochs
     data = digits.load(args.seed)
     model = convext.convert(digits.make_model(args.seed, torch.float32))
     training = digits.Training(model)
@@ -153,6 +202,10 @@ def _model(console: Console, args: argparse.Namespace) -> ModelTrace:
                 training = digits.train(model, data, epochs, args.seed)
         image = data.test_images[:1].float()
         content = ModelTrace.run(model, image)
+        content.prediction = Prediction.run(model, image, int(data.test_labels[0]))
+        if epochs:
+            curve = training.steps, training.losses, training.accuracies
+            content.training = LearningCurve(*curve)
     if args.predict:
         reached = f"{training.accuracies[-1]:.2%} right" if epochs else "untrained"
         console.print(f"[bold]A CNN with ConvExt2d[/], epochs of training: {epochs}, {reached}")
@@ -160,6 +213,9 @@ def _model(console: Console, args: argparse.Namespace) -> ModelTrace:
         console.print(layer_table(content))
         console.print("[bold]Outputs[/], and milliseconds: the shortest of three runs")
         console.print(statistics_table(content))
+    if args.layer:
+        console.print(f"\n[bold]The layer '{args.layer}' in this prediction[/]\n")
+        return convext.trace(model, image, layer=args.layer).content
     return content
 
 
@@ -178,9 +234,13 @@ def _quiz(console: Console, args: argparse.Namespace) -> int:
             try:
                 reply = console.input(f"  {question.hint}: ", markup=False)
             except EOFError:
-                console.print(f"\n{right} of {asked} right.")
+                console.print(
+                    f"\n{right} of {asked} right." if asked else "\nNothing was answered."
+                )
                 return 0
             verdict = question.check(reply)
+            if verdict is None:
+                console.print(f"  Please answer with {question.hint}.", markup=False)
         asked += 1
         right += verdict
         console.print("  [green]Right.[/]" if verdict else "  [red]Not quite.[/]", end=" ")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .. import _C
 from . import html, text
 from .convolution import ConvTrace
-from .model import ModelTrace
+from .model import ModelTrace, layer_input
 from .setting import Setting, small_integers
 
 
@@ -33,8 +33,21 @@ class Trace:
         """
         return self.content.to_dict()
 
+    def to_text(self, steps: int = text.STEPS) -> str:
+        """What ``print`` shows, with more windows of a convolution, or fewer.
+
+        Args:
+            steps: how many windows of the first output channel, from 0 on.
+
+        Raises:
+            ValueError: ``steps`` is negative.
+        """
+        if steps < 0:
+            raise ValueError(f"steps must be at least 0, but got {steps}")
+        return text.plain(text.lines(self.content, steps))
+
     def __str__(self) -> str:
-        return text.plain(text.lines(self.content))
+        return self.to_text()
 
     def __repr__(self) -> str:
         return f"<convext.tracing.Trace of {text.title(self.content)}>"
@@ -46,8 +59,9 @@ class Trace:
         """Writes one page that needs nothing else, no network either: move the kernel over the
         input, change every number, look at gradients, tiles and code, answer questions.
 
-        A convolution larger than the page can show is shown on a smaller image with fewer channels,
-        and the page says so.
+        Of a convolution larger than the page can show, it shows the first pixels and channels, and
+        says so. A model's convolutions can be put into its form, as large as it can show them, and
+        have small integers there; the values of one are on the page of ``trace(..., layer=name)``.
 
         Args:
             path: the file, which is replaced if there is one.
@@ -60,7 +74,10 @@ class Trace:
 
 
 def trace(
-    what: nn.Module | _C.ConvProblem | Setting | None = None, input: Tensor | None = None
+    what: nn.Module | _C.ConvProblem | Setting | None = None,
+    input: Tensor | None = None,
+    *,
+    layer: str | None = None,
 ) -> Trace:
     """Follows one convolution step by step, or a model layer by layer.
 
@@ -68,6 +85,8 @@ def trace(
     input 1x5x5, kernel 3x3, stride 2, padding 1 -> output 1x3x3 ...
     >>> print(convext.trace(layer, image))          # the windows of the first image
     input 3x8x8, ...
+    >>> print(convext.trace(model, batch, layer="2"))   # one convolution, as the model runs it
+    input 4x8x8, ...
     >>> convext.trace(model, batch).save_html("trace.html")
 
     Args:
@@ -76,6 +95,8 @@ def trace(
             which are filled with small integers; None for the lesson.
         input: (N, C, H, W), or (C, H, W) for a single convolution. A convolution may go without:
             then it gets an image of small integers, of 5x5 pixels or as large as its kernel.
+        layer: the name of a convolution of the model, as ``named_modules`` has it: it is followed
+            step by step, on the values that reach it when the model runs on ``input``.
 
     Returns:
         the trace. A convolution's values come from :func:`convext.conv2d`, the products from its
@@ -84,12 +105,15 @@ def trace(
     Raises:
         TypeError: ``what`` is none of these, or ``input`` is no tensor of a dtype that can be
             followed.
-        ValueError: ``input`` is missing for a model, or given where nothing takes it; or torch or
-            ConvExt2d refuses the convolution, in their words.
+        ValueError: ``input`` is missing for a model, or given where nothing takes it; ``layer`` is
+            no convolution that the model calls; or torch or ConvExt2d refuses the convolution, in
+            their words.
     """
     if input is not None and not isinstance(input, Tensor):
         raise TypeError(f"input must be a Tensor, but got {type(input).__name__}")
     if what is None or isinstance(what, (Setting, _C.ConvProblem)):
+        if layer is not None:
+            raise ValueError("layer must be None unless a model is traced")
         if input is not None:
             raise ValueError("input must be None unless a module is traced")
         if isinstance(what, _C.ConvProblem):
@@ -99,10 +123,12 @@ def trace(
         raise TypeError(
             f"what must be a module, a problem or a setting to trace, but got {type(what).__name__}"
         )
-    if isinstance(what, nn.Conv2d):
+    if isinstance(what, nn.Conv2d) and layer is None:
         return Trace(_of_layer(what, input))
     if input is None:
         raise ValueError("input must be a batch for the model, but is missing")
+    if layer is not None:
+        return Trace(_of_layer(*layer_input(what, input, layer)))
     return Trace(ModelTrace.run(what, input))
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 from html import escape
 from importlib import resources
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .. import _C, _library
 from . import quiz, text
 from .convolution import ConvTrace
 from .model import ModelTrace
-from .plans import TILES
+from .plans import TILES, kernel_of
 from .setting import LESSON, Setting
 
 SCRIPTS = (
@@ -27,6 +29,7 @@ SCRIPTS = (
     "views.js",
     "kernel.js",
     "quiz.js",
+    "model.js",
     "main.js",
 )
 
@@ -47,7 +50,7 @@ GENERATED = 60
 
 # The settings whose plans the page knows.
 GRID: dict[str, list[Any]] = {
-    "size": [[n, n] for n in (5, 6, 7, 8, 10, 12)],
+    "size": [[n, n] for n in (4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16)],
     "kernel": [[1, 1], [2, 2], [3, 3], [5, 5], [7, 7], [1, 3], [3, 1]],
     "stride": [[1, 1], [2, 2]],
     "padding": [0, 1, 2],
@@ -75,7 +78,8 @@ def render(trace: ConvTrace | ModelTrace) -> str:
     files = resources.files(__package__) / "page"
     scripts = [(files / name).read_text(encoding="utf-8") for name in SCRIPTS]
     # In a script element, "</" could end it.
-    data = json.dumps(page_data(trace), separators=(",", ":")).replace("</", "<\\/")
+    data = json.dumps(_finite(page_data(trace)), separators=(",", ":"), allow_nan=False)
+    data = data.replace("</", "<\\/")
     page = (files / "index.html").read_text(encoding="utf-8")
     for name, content in (
         ("STYLE", (files / "style.css").read_text(encoding="utf-8")),
@@ -84,6 +88,16 @@ def render(trace: ConvTrace | ModelTrace) -> str:
     ):
         page = page.replace(f"@@{name}@@", content)
     return page
+
+
+def _finite(value: Any) -> Any:
+    """The same with infinities and NaN, which JSON does not have, as the texts that the page's
+    scripts make numbers again."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return f"@{value}" if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def page_data(trace: ConvTrace | ModelTrace) -> dict[str, Any]:
@@ -179,24 +193,41 @@ def _shown(trace: ConvTrace) -> ConvTrace:
             "{stride[1]} and dilations up to {dilation[1]} on images up to {size[1]}x{size[1]}; "
             "this setting is beyond that".format(**LIMITS)
         )
-    return trace if small == trace.setting else ConvTrace.run(small)
+    return trace if small == trace.setting else ConvTrace.run(small, *_cut(trace, small))
+
+
+def _cut(trace: ConvTrace, small: Setting) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Input (1, C, H, W), weight and bias of the first groups, channels and pixels."""
+    groups, inputs = trace.setting.groups, small.C // small.groups
+    outputs = small.K // small.groups
+
+    def first(tensor: Tensor) -> Tensor:  # of the axis whose channels are sorted by groups
+        cut: Tensor = tensor.unflatten(0, (groups, -1))[: small.groups]
+        return cut
+
+    image = first(trace.input)[:, :inputs, : small.H, : small.W].flatten(0, 1)
+    weight = first(trace.weight)[:, :outputs, :inputs].flatten(0, 1)
+    bias = None if trace.bias is None else first(trace.bias)[:, :outputs].flatten(0, 1)
+    return image[None], weight, bias
 
 
 def plan_table() -> dict[str, Any]:
     """The kernels of forward, input and weight gradient for all of :data:`GRID`.
 
     Returns:
-        ``axes``: the grid; ``plans``: triples of kernel names; ``index``: of each setting, the last
-        axis running fastest, the index of its triple, -1 where the setting is impossible;
-        ``kernels``: tile and algorithm by name.
+        ``axes``: the grid; ``kernels``: with their tiles and sources, which may differ for one
+        kernel; ``plans``: triples of places in these; ``index``: of each setting, the last axis
+        running fastest, the place of its triple, -1 where the setting is impossible or the forced
+        kernel cannot run it.
     """
     return _plan_table(_C.forced_plan(), _C.batch_invariant(), _C.workspace_limit())
 
 
 @functools.lru_cache(maxsize=1)
 def _plan_table(*choices: object) -> dict[str, Any]:
-    plans: dict[tuple[str, ...], int] = {}
-    kernels: dict[str, dict[str, Any]] = {}
+    plans: dict[tuple[int, ...], int] = {}
+    places: dict[tuple[str, ...], int] = {}
+    kernels: list[dict[str, Any]] = []
     index = []
     for size, kernel, stride, padding, dilation, (C, K, groups), mode in itertools.product(
         *GRID.values()
@@ -211,18 +242,20 @@ def _plan_table(*choices: object) -> dict[str, Any]:
                 groups,
                 mode,
             )
+            chosen = [_C.plan(problem, name) for name in ("fprop", "dgrad", "wgrad")]
         except RuntimeError:
             index.append(-1)
             continue
-        names = []
-        for name in ("fprop", "dgrad", "wgrad"):
-            plan = _C.plan(problem, name)
-            names.append(plan.kernel)
-            kernels[plan.kernel] = {"algorithm": plan.algorithm, "tile": [plan.mr, plan.nr]}
-        index.append(plans.setdefault(tuple(names), len(plans)))
+        triple = []
+        for found in map(kernel_of, chosen):
+            place = places.setdefault((found["kernel"], *found["sources"]), len(kernels))
+            if place == len(kernels):
+                kernels.append(found)
+            triple.append(place)
+        index.append(plans.setdefault(tuple(triple), len(plans)))
     return {
         "axes": GRID,
-        "plans": [list(names) for names in plans],
+        "plans": [list(triple) for triple in plans],
         "index": index,
         "kernels": kernels,
     }

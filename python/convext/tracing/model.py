@@ -74,6 +74,42 @@ class LayerTrace:
         return values | {"setting": setting, "padded": self.padded, "kernel": self.kernel}
 
 
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What a classifier made of one image.
+
+    Attributes:
+        image: its rows, from 0 (light) to 1.
+        label: the right class.
+        shares: the probability of each class.
+        guess: the most probable class.
+    """
+
+    image: list[list[float]]
+    label: int
+    shares: list[float]
+    guess: int
+
+    @classmethod
+    def run(cls, model: nn.Module, image: Tensor, label: int) -> Prediction:
+        """Of an image (1, 1, H, W), from the model's logits (1, classes)."""
+        with _evaluating(model), torch.no_grad():
+            shares = model(image)[0].double().softmax(0)
+        plane = image[0, 0].double()
+        shades = (plane - plane.min()) / (plane.max() - plane.min())
+        return cls(shades.tolist(), label, shares.tolist(), int(shares.argmax()))
+
+
+@dataclasses.dataclass(frozen=True)
+class LearningCurve:
+    """How a model was trained: the loss of every step; of every epoch the mean loss and the share
+    of right answers to what was not trained with."""
+
+    steps: list[float]
+    losses: list[float]
+    accuracies: list[float]
+
+
 @dataclasses.dataclass
 class ModelTrace:
     """A model's inference on one batch: its layers in the order in which they ran.
@@ -83,12 +119,15 @@ class ModelTrace:
         input_size: of the batch.
         layers: every call of every module that has no modules of its own.
         output: what the model returned.
+        prediction, training: what ``convext trace --predict`` and ``--train`` put on the page too.
     """
 
     name: str
     input_size: list[int]
     layers: list[LayerTrace]
     output: Any
+    prediction: Prediction | None = None
+    training: LearningCurve | None = None
 
     @classmethod
     def run(cls, model: nn.Module, input: Tensor) -> ModelTrace:
@@ -127,7 +166,45 @@ class ModelTrace:
             "name": self.name,
             "input_size": self.input_size,
             "layers": [layer.to_dict() for layer in self.layers],
+            "prediction": self.prediction and dataclasses.asdict(self.prediction),
+            "training": self.training and dataclasses.asdict(self.training),
         }
+
+
+def layer_input(model: nn.Module, input: Tensor, name: str) -> tuple[nn.Conv2d, Tensor]:
+    """A convolution of a model, and what its first call in the model's inference convolved.
+
+    Args:
+        model: any module whose ``forward`` takes one tensor.
+        input: a batch for it.
+        name: of the convolution, as ``named_modules`` has it.
+
+    Raises:
+        ValueError: the model has no convolution of this name, or does not call it.
+    """
+    layers = {
+        place: module
+        for place, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, nn.Conv2d)
+    }
+    if name not in layers:
+        names = ", ".join(map(repr, layers)) or "it has none"
+        raise ValueError(f"layer must be a convolution of the model ({names}), but got {name!r}")
+    inputs: list[Tensor] = []
+
+    def keep(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if not inputs:  # a copy, for the model may write to it later
+            inputs.append((args[0] if args else kwargs["input"]).detach().clone())
+
+    handle = layers[name].register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        with _evaluating(model), torch.no_grad():
+            model(input)
+    finally:
+        handle.remove()
+    if not inputs:
+        raise ValueError(f"layer must be one that the model calls, but got {name!r}")
+    return layers[name], inputs[0]
 
 
 class _Recorder:

@@ -5,19 +5,30 @@ from __future__ import annotations
 from typing import Any
 
 from .. import _C
+from .._sources import chapter_of
+from ..explaining import _cpu_sources
 from ..plan import PASSES
 
 
+def kernel_of(plan: _C.Plan) -> dict[str, Any]:
+    """The kernel of a plan, fit for JSON: its tile, its sources and its chapter."""
+    return {
+        "kernel": plan.kernel,
+        "algorithm": plan.algorithm,
+        "tile": [plan.mr, plan.nr],
+        "sources": list(_cpu_sources(plan)),
+        "chapter": chapter_of(plan.algorithm, plan.pass_),
+    }
+
+
 def planned(problem: _C.ConvProblem) -> dict[str, dict[str, Any]]:
-    """The plan of every pass of a problem, fit for JSON: kernel, tile, why, and why not others."""
+    """The plan of every pass of a problem, fit for JSON: the kernel, why, and why not others."""
     plans = {}
     for name, short in PASSES.items():
         plan = _C.plan(problem, short)
         plans[name] = {
-            "kernel": plan.kernel,
-            "algorithm": plan.algorithm,
+            **kernel_of(plan),
             "isa": plan.isa,
-            "tile": [plan.mr, plan.nr],
             "reason": plan.reason,
             "refused": [list(pair) for pair in plan.refused],
             "workspace_bytes": plan.workspace_bytes,

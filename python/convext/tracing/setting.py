@@ -28,8 +28,11 @@ class Setting:
         groups: divides C and K.
         padding_mode: ``'zeros'``, ``'reflect'``, ``'replicate'`` or ``'circular'``.
 
-    Nothing is validated here: :meth:`refusal` tells what torch says to a setting. The properties
-    are for settings that it does not refuse.
+    Of the numbers, only that they are integers is validated here: :meth:`refusal` tells what torch
+    says to a setting. The properties are for settings that it does not refuse.
+
+    Raises:
+        TypeError: an argument is not an integer, or not as many integers as it must be.
     """
 
     C: int = 1
@@ -43,6 +46,26 @@ class Setting:
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
     padding_mode: str = "zeros"
+
+    def __post_init__(self) -> None:
+        for name, counts, what in (
+            ("stride", (2,), "two integers, (vertical, horizontal)"),
+            ("dilation", (2,), "two integers, (vertical, horizontal)"),
+            ("padding", (2, 4), "two or four integers, 'same' or 'valid'"),
+        ):
+            value: object = getattr(self, name)
+            if name == "padding" and isinstance(value, str):
+                continue
+            if (
+                not isinstance(value, (tuple, list))
+                or len(value) not in counts
+                or not all(isinstance(number, int) for number in value)
+            ):
+                raise TypeError(f"{name} must be {what}, but got {value!r}")
+            object.__setattr__(self, name, tuple(value))
+        for name in ("C", "H", "W", "K", "R", "S", "groups"):
+            if not isinstance(getattr(self, name), int):
+                raise TypeError(f"{name} must be an integer, but got {getattr(self, name)!r}")
 
     @classmethod
     def of_layer(cls, layer: nn.Conv2d, height: int, width: int) -> Setting:
@@ -161,12 +184,11 @@ class Setting:
             ``"torch refuses this setting: ..."``, ``"ConvExt2d refuses this setting: ..."``, or
             None if both take it.
         """
-        image = torch.zeros(1, max(self.C, 0), max(self.H, 0), max(self.W, 0))
         for name, attempt in (("torch", self._run_torch), ("ConvExt2d", self._run_convext)):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")  # of padded copies
-                    attempt(image)
+                    attempt(torch.zeros(1, self.C, self.H, self.W))
             except (RuntimeError, ValueError, TypeError) as error:
                 return f"{name} refuses this setting: {error}"
         return None

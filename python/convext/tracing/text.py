@@ -15,6 +15,9 @@ from .setting import Setting
 Piece = tuple[str, str]
 Line = list[Piece]
 
+STEPS = 3
+"""Windows of a convolution that are shown unless more are asked for."""
+
 MOST_CELLS = 18
 """Rows and columns of a grid that are shown; of a larger one the first."""
 
@@ -49,7 +52,7 @@ def title(trace: ConvTrace | ModelTrace) -> str:
     return ", ".join(parts) + f" -> output {s.K}x{P}x{Q}"
 
 
-def lines(trace: ConvTrace | ModelTrace, steps: int = 3) -> list[Line]:
+def lines(trace: ConvTrace | ModelTrace, steps: int = STEPS) -> list[Line]:
     """A trace as text.
 
     Args:
@@ -163,7 +166,8 @@ def _step_lines(trace: ConvTrace, steps: int) -> list[Line]:
         result.append([])
     if steps < count:
         more = f"{count - steps} more windows of this channel"
-        result.append([(f"{more}; convext trace --steps {count} shows all", FAINT)])
+        how = f"--steps {count} in a terminal, to_text({count}) in Python"
+        result.append([(f"{more}: {how} shows all", FAINT)])
     elif result:
         result.pop()
     return result

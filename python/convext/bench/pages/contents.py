@@ -16,9 +16,10 @@ from convext.bench.pages.plots import Plot
 
 @dataclass(frozen=True)
 class Section:
-    """A heading with paragraphs, figures and tables under it."""
+    """A heading with warnings, paragraphs, figures and tables under it."""
 
     title: str
+    warnings: Sequence[str] = ()
     paragraphs: Sequence[str] = ()
     plots: Sequence[Plot] = ()
     listings: Sequence[Listing | None] = ()
@@ -42,7 +43,8 @@ def sections(run: dict[str, Any], before: dict[str, Any] | None) -> list[Section
     def of_kind(kind: str) -> list[Plot]:
         return [plot for plot in drawn if plot.kind == kind]
 
-    found = [Section("Benchmark report", [listings.machine(run), *_remarks(run)])]
+    count = f"Cells that were timed: {len(cells)}." if cells else "No cell was timed."
+    found = [Section("Benchmark report", _warnings(run), [listings.machine(run), count])]
     if cells:
         placed = sorted(zip(cells, points, strict=True), key=lambda each: report.ratio_of(each[0]))[
             : report.WORST
@@ -51,10 +53,10 @@ def sections(run: dict[str, Any], before: dict[str, Any] | None) -> list[Section
         means = [listings.means(cells), listings.crossed(cells), listings.costs(cells)]
         every = listings.cells_listing(run, cells, points)
         found += [
-            Section("Geometric means", [_reading(run)], listings=means),
+            Section("Geometric means", paragraphs=[_reading(run)], listings=means),
             Section(f"The {len(worst.rows)} worst cells", listings=[replace(worst, long=False)]),
             Section("Speed-up per layer", plots=of_kind("speedup")),
-            Section("Roofline", _about_roofline(run, reasons), of_kind("roofline")),
+            Section("Roofline", (), _about_roofline(run, reasons), of_kind("roofline")),
         ]
     if before is not None and changes is not None:
         found.append(_comparison(before, run, changes, of_kind("change")))
@@ -71,11 +73,9 @@ def _reading(run: dict[str, Any]) -> str:
     )
 
 
-def _remarks(run: dict[str, Any]) -> list[str]:
+def _warnings(run: dict[str, Any]) -> list[str]:
     """What a reader must know of a run before its figures."""
     remarks = []
-    cells = run["cells"]
-    remarks.append(f"Cells that were timed: {len(cells)}." if cells else "No cell was timed.")
     if run.get("complete") is False:
         remarks.append("The run was interrupted: these are only part of its cells.")
     others = run["environment"].get("load", {}).get("cores_busy_with_others")
@@ -118,4 +118,4 @@ def _comparison(
             "before / after, shows how far it moved."
         )
         tables = [listings.changes_summary(changes), *tables, listings.changes_cells(changes)]
-    return Section("Before and after", about, drawn, [*tables, listings.alone(changes)])
+    return Section("Before and after", (), about, drawn, [*tables, listings.alone(changes)])

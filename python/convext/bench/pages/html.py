@@ -59,6 +59,8 @@ def page(sections: Sequence[Section]) -> str:
 def _section(index: int, section: Section) -> Iterator[str]:
     level = "h2" if index else "h1"
     yield f'<section id="s{index}">\n<{level}>{escape(section.title)}</{level}>'
+    for warning in section.warnings:
+        yield f'<p class="warning">{escape(warning)}</p>'
     for paragraph in section.paragraphs:
         yield f"<p>{escape(paragraph)}</p>"
     for number, plot in enumerate(section.plots):

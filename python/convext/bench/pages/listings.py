@@ -238,7 +238,7 @@ def _planned(cell: Cell) -> list[float | None]:
     if not all("cycles" in plan and "workspace_bytes" in plan for plan in plans) or not plans:
         return [None, None]
     cycles = sum(sum(plan["cycles"].values()) for plan in plans)
-    return [cycles / 1e3, sum(plan["workspace_bytes"] for plan in plans) / 1024]
+    return [cycles / 1e3, sum(map(report.workspace_of, plans)) / 1024]
 
 
 def _kernels(cell: Cell) -> str:

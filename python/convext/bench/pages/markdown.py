@@ -24,6 +24,8 @@ def page(sections: Sequence[Section]) -> str:
 
 def _section(index: int, section: Section) -> Iterator[str]:
     yield from (f"{'#' if index == 0 else '##'} {escape(section.title)}", "")
+    for warning in section.warnings:
+        yield from (f"**{escape(warning)}**", "")
     for paragraph in section.paragraphs:
         yield from (escape(paragraph), "")
     for plot in section.plots:

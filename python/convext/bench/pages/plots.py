@@ -334,7 +334,7 @@ def _roofline_figure(
     figure.subplots_adjust(
         left=0.95 / width,
         right=1 - _SIDE / width,
-        bottom=0.75 / height,
+        bottom=0.95 / height,
         top=1 - _HEAD / height,
         wspace=0.06,
         hspace=0.2,
@@ -381,10 +381,15 @@ def _roofline_figure(
         _name_layers(axis, figure.dpi, [each for each in placed if each[0]["pass"] == pass_])
     for axis in grid[:, 0]:
         axis.set_ylabel("achieved GFLOP/s", fontsize=9)
+    for axis in grid.flat[max(0, len(passes) - columns) : len(passes)]:  # with none below
+        axis.set_xlabel("operations per byte", fontsize=9)
     label = (
-        f"operations per byte; roof: {roof.gflops:g} GFLOP/s and {roof.gbytes:g} GB/s, "
-        "as measured; a line joins a cell's two points"
+        f"roof: {roof.gflops:g} GFLOP/s and {roof.gbytes:g} GB/s, as measured; a line joins a "
+        "cell's two points"
     )
+    # Of one panel, the figure is too narrow for both.
+    label += "; " if columns > 1 else ";\n"
+    label += "Winograd's kernels multiply less than is counted, and may rise above the roof"
     _head_and_foot(figure, title, label, grid.flat[0])
     return figure
 

@@ -21,6 +21,13 @@ function layerArguments(s, padding, mode) {
   return parts.join(", ");
 }
 
+// A layer; one that is long has its arguments on a line of their own.
+function layerCall(name, s, padding, mode) {
+  const written = layerArguments(s, padding, mode);
+  const line = `${name}(${written})`;
+  return line.length > 76 ? `${name}(\n    ${written},\n)` : line;
+}
+
 function writtenPadding(s) {
   const [left, right, top, bottom] = s.padding;
   if (s.same) return '"same"';
@@ -31,7 +38,7 @@ function torchCode(s) {
   const image = `image = torch.randn(1, ${s.C}, ${s.H}, ${s.W})\nprint(layer(image).shape)`;
   const head = "import torch\nfrom torch import nn\n\n";
   if (s.same || isSymmetric(s)) {
-    return `${head}layer = nn.Conv2d(${layerArguments(s, writtenPadding(s), s.mode)})\n${image}`;
+    return `${head}layer = ${layerCall("nn.Conv2d", s, writtenPadding(s), s.mode)}\n${image}`;
   }
   // nn.Conv2d pads by the same on opposite sides; another module has to do the rest.
   return `${head}layer = nn.Sequential(\n    nn.${PAD_MODULES[s.mode]}((${s.padding.join(", ")})),` +
@@ -40,20 +47,22 @@ function torchCode(s) {
 
 function convextCode(s) {
   return "import torch\nfrom convext import ConvExt2d\n\n" +
-    `layer = ConvExt2d(${layerArguments(s, writtenPadding(s), s.mode)})\n` +
+    `layer = ${layerCall("ConvExt2d", s, writtenPadding(s), s.mode)}\n` +
     `image = torch.randn(1, ${s.C}, ${s.H}, ${s.W})\nprint(layer(image).shape)`;
 }
 
 // Commands leave out what is usual.
 function traceCommand(s) {
-  const parts = [`convext trace --in ${commaPair([s.H, s.W])} --channels ${commaPair([s.C, s.K])}`];
+  const start = `convext trace --in ${commaPair([s.H, s.W])} --channels ${commaPair([s.C, s.K])} ` +
+    `--kernel ${commaPair([s.R, s.S])} --stride ${commaPair(s.stride)}`;
   const [left, right, top, bottom] = s.padding;
   const padding = s.same ? "same" : isSymmetric(s) ? commaPair([top, left]) : [left, right, top, bottom];
-  parts.push(`--kernel ${commaPair([s.R, s.S])} --stride ${commaPair(s.stride)} --padding ${padding}`);
+  const parts = [`--padding ${padding}`];
   if (s.dilation.some(step => step !== 1)) parts.push(`--dilation ${commaPair(s.dilation)}`);
   if (s.groups !== 1) parts.push(`--groups ${s.groups}`);
   if (s.mode !== "zeros") parts.push(`--padding-mode ${s.mode}`);
-  return parts.join(" ");
+  const end = parts.join(" ");
+  return start.length + end.length > 88 ? `${start} \\\n    ${end}` : `${start} ${end}`;
 }
 
 function commaPair([a, b]) {

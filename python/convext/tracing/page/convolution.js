@@ -102,8 +102,8 @@ function weightGradient(s, padded, k, c, r, t) {
   return pairsOf(s, r, t).reduce((sum, pair) => sum + plane[pair.row][pair.column], 0);
 }
 
-// A value in up to four digits.
-function shown(value) {
+// A value in up to four digits, or as many as asked for.
+function shown(value, digits = 4) {
   if (Number.isInteger(value)) return String(value + 0 === 0 ? 0 : value);
-  return String(Number(value.toPrecision(4)));
+  return String(Number(value.toPrecision(digits)));
 }

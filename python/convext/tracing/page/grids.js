@@ -14,6 +14,19 @@ function element(tag, attributes = {}, ...children) {
   return node;
 }
 
+// Of an SVG.
+function drawing(tag, attributes = {}, ...children) {
+  const node = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+// A name that may be broken after its underscores and slashes.
+function breakable(name) {
+  return name.split(/(?<=[_/])/).flatMap(part => [part, element("wbr")]);
+}
+
 // Rows as lists of texts below a row of heads.
 function plainTable(caption, heads, rows) {
   return element("table", { class: "list" },
@@ -106,11 +119,13 @@ function fillSelect(select, count, label) {
   select.disabled = count < 2;
 }
 
-async function copyText(text, status) {
+// Copies the text of a node; where the browser does not let a page copy, it selects the text.
+async function copyText(node, status) {
   try {
-    await navigator.clipboard.writeText(text);
+    await navigator.clipboard.writeText(node.textContent);
     status.textContent = "Copied.";
   } catch {
-    status.textContent = "Not allowed here: select the text and copy it.";
+    window.getSelection().selectAllChildren(node);
+    status.textContent = "This browser does not let the page copy; the text is selected.";
   }
 }

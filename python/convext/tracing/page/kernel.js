@@ -2,8 +2,8 @@
 
 const MOST_MATRIX = [36, 36], MOST_TILES = [36, 64];
 
-// {from: "trace" | "table", forward, input_grad, weight_grad} with kernel names, or null if no plan
-// is known for a setting.
+// {from: "trace" | "table", forward, input_grad, weight_grad} with kernels, or null if no plan is
+// known for a setting.
 function planOf(s, data) {
   if (sameSetting(s, data.setting)) return { from: "trace", ...data.plans };
   const axes = data.table.axes;
@@ -21,8 +21,8 @@ function planOf(s, data) {
   }
   const plan = data.table.plans[data.table.index[index]];
   if (!plan) return null;
-  const named = plan.map(kernel => ({ kernel, ...data.table.kernels[kernel] }));
-  return { from: "table", forward: named[0], input_grad: named[1], weight_grad: named[2] };
+  const [forward, input_grad, weight_grad] = plan.map(place => data.table.kernels[place]);
+  return { from: "table", forward, input_grad, weight_grad };
 }
 
 // How the forward pass's tiles cover the results: segments of rows and of lanes, none of which
@@ -72,12 +72,13 @@ class KernelView {
     if (!plan) {
       holder.replaceChildren(
         element("p", { class: "unknown" }, "The plan of this setting is not known to this page: it " +
-          "is not among those that were asked for when the page was made. To ask the planner:"),
+          "is not among those that were asked for when the page was made, or none could run. To ask " +
+          "the planner:"),
         element("pre", { id: "ask", tabindex: "0" }, explainCommand(s)));
       return;
     }
     const names = ["forward", "input_grad", "weight_grad", "bias_grad"].filter(name => plan[name]);
-    const rows = names.map(name => [name, plan[name].kernel, plan[name].tile.join("x"),
+    const rows = names.map(name => [name, element("span", {}, ...breakable(plan[name].kernel)), plan[name].tile.join("x"),
       plan[name].reason || ""]);
     const known = plan.from === "trace";
     holder.replaceChildren(
@@ -85,7 +86,11 @@ class KernelView {
         (known ? "." : ", from the table in this page.")),
       element("div", { class: "scroll" }, plainTable("Planned kernels",
         known ? ["pass", "kernel", "tile", "why"] : ["pass", "kernel", "tile"],
-        known ? rows : rows.map(row => row.slice(0, 3)))));
+        known ? rows : rows.map(row => row.slice(0, 3)))),
+      element("div", { class: "scroll", id: "sources" }, plainTable("Where to read them",
+        ["pass", "sources, the driver last", "chapter of the book"], names.map(name => [name,
+          element("div", {}, ...plan[name].sources.map(place => element("code", {}, ...breakable(place)))),
+          element("code", {}, ...breakable(plan[name].chapter))]))));
     if (known && plan.forward.refused) {
       holder.append(element("details", {}, element("summary", {}, "Why not the others"),
         element("div", { class: "scroll" }, plainTable("Refused in the forward pass",
@@ -149,6 +154,7 @@ class KernelView {
 
   showTiles(s, plan, use) {
     const map = byId("tile-map");
+    byId("tile-key").hidden = !use;
     if (!use) {
       byId("tile-text").textContent = "The plan of this setting is not known, so neither are its tiles.";
       map.replaceChildren();

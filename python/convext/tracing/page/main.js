@@ -1,6 +1,8 @@
 // Puts the page together: data from Python, the form, the tabs and the views.
 
-const DATA = JSON.parse(byId("data").textContent);
+// What JSON has no numbers for, as _finite in html.py writes it.
+const NOT_FINITE = new Map([["@nan", NaN], ["@inf", Infinity], ["@-inf", -Infinity]]);
+const DATA = JSON.parse(byId("data").textContent, (_, value) => NOT_FINITE.get(value) ?? value);
 
 class App {
   constructor() {
@@ -22,13 +24,13 @@ class App {
       });
     }
     for (const button of document.querySelectorAll(".copy")) {
-      button.addEventListener("click", () => copyText(byId(button.dataset.from).textContent, byId("copied")));
+      button.addEventListener("click", () => copyText(byId(button.dataset.from), byId("copied")));
     }
     byId("theme").addEventListener("change", event => (document.documentElement.dataset.theme = event.target.value));
     this.quiz = new QuizView(DATA.quiz);
     this.controls = new Controls(byId("settings"), DATA.limits, (setting, complaint) => this.set(setting, complaint));
     byId("reset").addEventListener("click", () => this.controls.write(DATA.setting));
-    if (DATA.model) this.showModel(DATA.model);
+    if (DATA.model) new ModelView(this, DATA.model);
     byId("footer").textContent = `Made by convext ${DATA.versions.convext} with PyTorch ${DATA.versions.torch}.`;
     this.controls.write(DATA.setting);
     this.openTab(DATA.model ? "model" : "forward");
@@ -86,7 +88,9 @@ class App {
       this.operands = first ? DATA.operands : smallIntegers(setting);
       this.output = first ? DATA.output : forward(setting, this.operands);
       this.padded = padInput(setting, this.operands.input);
-      byId("values-from").textContent = first ? "Outputs: from convext.conv2d." : "Outputs: small integers, computed in this page.";
+      byId("values-from").textContent = !first ? "Outputs: small integers, computed in this page."
+        : DATA.original ? "The first pixels and channels of what was traced. Outputs: from convext.conv2d."
+        : "Outputs: from convext.conv2d.";
       this.refresh();
       return;
     }
@@ -113,34 +117,6 @@ class App {
     byId("code-trace").textContent = traceCommand(s);
     byId("code-explain").textContent = explainCommand(s);
     this.showPanel();
-  }
-
-  showModel(model) {
-    byId("model-text").textContent =
-      `${model.name} on ${model.input_size.join("x")}. Milliseconds are the shortest of three runs. ` +
-      "Show puts a convolution into the form, as large as this page can show it; too large: its kernel, " +
-      "stride, padding or dilation is beyond this page.";
-    const number = value => (value === null ? "-" : shown(value));
-    const rows = model.layers.map(layer => [
-      layer.name, this.showButton(layer), layer.type, layer.input_size.slice(1).join("x"), layer.padded, layer.kernel,
-      layer.output_size.slice(1).join("x"), number(layer.mean), number(layer.std),
-      number(layer.minimum), number(layer.maximum), layer.milliseconds.toFixed(3),
-      layer.plans ? layer.plans.forward.kernel : "-",
-    ]);
-    byId("model-layers").replaceChildren(plainTable("Layers", ["layer", "", "type", "input", "padded", "kernel",
-      "output", "mean", "std", "min", "max", "ms", "planned forward"], rows));
-  }
-
-  showButton(layer) {
-    if (!layer.setting) return "";
-    if (!layer.shown) return "too large";
-    const button = element("button", { type: "button", "aria-label": `Show ${layer.name}` }, "Show");
-    button.addEventListener("click", () => {
-      this.controls.write(layer.shown);
-      this.openTab("forward");
-      byId("tab-forward").focus();
-    });
-    return button;
   }
 }
 

@@ -73,7 +73,9 @@ class ForwardView {
     this.index = Math.min(this.index, count - 1);
     byId("position").max = count - 1;
     const drops = dropped(s);
-    byId("formulas").replaceChildren(...formulas(s).map(line => element("p", {}, line)), ...this.notes(drops));
+    byId("formulas").replaceChildren(
+      element("p", { class: "faint" }, "output = floor((input + before + after - dilation * (kernel - 1) - 1) / stride) + 1"),
+      ...formulas(s).map(line => element("p", {}, line)), ...this.notes(drops));
     this.padded = new Grid(byId("padded"), padded[channel], {
       caption: `Padded input ${paddedSize(s).join("x")}, channel ${channel}`,
       cell: (i, j) => [
@@ -209,7 +211,7 @@ class WeightGradientView {
   }
 
   choose(r, t) {
-    const { setting: s, padded, k, c } = this.app;
+    const { setting: s, padded, k, c, channel } = this.app;
     this.tap = [r, t];
     const pairs = pairsOf(s, r, t);
     const read = new Set(pairs.map(pair => `${pair.row},${pair.column}`));
@@ -226,8 +228,9 @@ class WeightGradientView {
       `grad_output of ones: ${shown(weightGradient(s, padded, k, c, r, t))}`;
     byId("pair-list").replaceChildren(plainTable(
       `Pairs${pairs.length > 24 ? `, the first 24 of ${pairs.length}` : ""}`,
-      ["output p, q", "padded row, column", "input pixel"],
+      ["output p, q", "padded row, column", "input pixel", "value"],
       pairs.slice(0, 24).map(pair => [`${pair.p}, ${pair.q}`, `${pair.row}, ${pair.column}`,
-        pair.h < 0 || pair.w < 0 ? "zero of the padding" : `${pair.h}, ${pair.w}`])));
+        pair.h < 0 || pair.w < 0 ? "zero of the padding" : `${pair.h}, ${pair.w}`,
+        shown(padded[channel][pair.row][pair.column])])));
   }
 }
