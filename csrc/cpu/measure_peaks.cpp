@@ -93,11 +93,11 @@ double copy_rate(int threads, std::int64_t buffer_bytes) {
 #if defined(__x86_64__)
 // The time-stamp counter ticks at the nominal clock, whatever the core's own is just then.
 double clock_rate() {
-  constexpr double kSeconds = 2e-3;
+  constexpr double kInterval = 2e-3;
   const Clock::time_point begin = Clock::now();
   const std::uint64_t first = __rdtsc();
   double seconds = 0;
-  while (seconds < kSeconds) {
+  while (seconds < kInterval) {
     seconds = std::chrono::duration<double>(Clock::now() - begin).count();
   }
   return static_cast<double>(__rdtsc() - first) / seconds;

@@ -93,8 +93,8 @@ def force_plan(name: str | Plan) -> Iterator[None]:
 
     Raises:
         TypeError: ``name`` is neither a string nor a plan.
-        RuntimeError: the name is unknown; or, when a convolution is called, the kernel cannot run
-            it: the message says why.
+        RuntimeError: the name is unknown, or two names speak about one pass; or, when a convolution
+            is called, the kernel cannot run it: the message says why.
     """
     spec = name if isinstance(name, str) else getattr(name, "spec", None)
     if not isinstance(spec, str):

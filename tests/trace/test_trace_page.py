@@ -366,6 +366,7 @@ def test_the_quiz_grades(page):
     assert "Generated question 4 of" in page.inner_text("#quiz-count")
     questions = [*quiz.lesson(), *quiz.generated(html.GENERATED)]
     replies = ["3x3", "3", "2", "none", "None!", "", "?", "5, 6", "4 4", "12", "1", "0"]
+    replies += ["-2", "3-3"]
     graded = page.evaluate(
         "replies => APP.quiz.questions.map(q => replies.map(r => checkReply(q, r)))", replies
     )

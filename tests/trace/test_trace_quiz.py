@@ -118,6 +118,8 @@ def test_explanations_end_in_the_answer():
     [
         ((3, 3), "3x3", True),
         ((3, 3), " 3 , 3 ", True),
+        ((3, 4), "3-4", True),
+        ((3,), "-3", False),
         ((3, 3), "3", True),
         ((3, 4), "3", False),
         ((3, 4), "4x3", False),

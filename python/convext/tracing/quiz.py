@@ -30,10 +30,10 @@ class Question:
     def check(self, reply: str) -> bool | None:
         """Whether a reply is right; None if it has neither a number nor the word "none".
 
-        Every integer in the reply counts, in order, whatever stands between; one integer answers
-        for both sides of a square.
+        Every integer in the reply counts, in order, whatever stands between, also a minus; one
+        integer answers for both sides of a square.
         """
-        numbers = tuple(int(digits) for digits in re.findall(r"\d+", reply))
+        numbers = tuple(int(digits) for digits in re.findall(r"(?<!\d)-?\d+", reply))
         if not numbers and "none" not in reply.lower():
             return None
         square = len(self.answer) == 2 and self.kind == "size" and len(set(self.answer)) == 1

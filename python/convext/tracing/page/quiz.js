@@ -3,7 +3,7 @@
 // Whether a reply is right; null if it has neither a number nor the word "none". As
 // Question.check in quiz.py.
 function checkReply(question, reply) {
-  const numbers = (reply.match(/\d+/g) || []).map(Number);
+  const numbers = (reply.match(/(?<!\d)-?\d+/g) || []).map(Number);
   if (!numbers.length && !reply.toLowerCase().includes("none")) return null;
   const wanted = question.answer;
   const equal = (a, b) => a.length === b.length && a.every((number, i) => number === b[i]);
