@@ -23,11 +23,11 @@ using convext::cuda::Rung;
 struct Storage {
   Storage(const Case& made, const std::vector<double>& values,
           const std::vector<std::int64_t>& size, bool channels_last, const char* name, bool at_end,
-          bool fill)
+          bool fill, std::int64_t columns_apart = 0)
       : dtype(made.problem.dtype),
         size(size),
         shift(made.shift),
-        buffer(bytes_within(made, channels_last), name, at_end) {
+        buffer(bytes_within(made, channels_last, columns_apart), name, at_end) {
     if (!fill) {
       before.assign(buffer.data(), buffer.data() + buffer.size());
       return;
@@ -74,10 +74,12 @@ struct Storage {
   std::vector<char> before;  // of a result
 
  private:
-  // Sets the strides: those of a part of a tensor with `gap` more channels, or columns.
-  std::size_t bytes_within(const Case& made, bool channels_last) {
+  // Sets the strides: those of a part of a tensor with `gap` more channels, or columns, and with
+  // `columns_apart` more columns.
+  std::size_t bytes_within(const Case& made, bool channels_last, std::int64_t columns_apart) {
     std::vector<std::int64_t> whole = size;
     whole[channels_last ? 1 : 3] += made.gap;
+    whole[3] += columns_apart;
     strides_of(whole, channels_last, strides);
     std::int64_t last = shift;
     for (std::size_t i = 0; i < 4; ++i) last += (size[i] - 1) * strides[i];
@@ -90,15 +92,16 @@ void run(const Rung& rung, const Case& made, bool at_end) {
   const ConvProblem& p = made.problem;
   const DType dtype = p.dtype;
   const auto storage = [&](const std::vector<double>& values, std::vector<std::int64_t> size,
-                           const char* name, bool is_result) {
-    return Storage(made, values, size, made.channels_last, name, at_end, !is_result);
+                           const char* name, bool is_result, std::int64_t columns_apart) {
+    return Storage(made, values, size, made.channels_last, name, at_end, !is_result, columns_apart);
   };
   // Of the rungs that want adjacent channels, some take an input that has none.
   const bool lies_alike = !(rung.channels_last && rung.any_input && at_end);
   Storage input(made, made.input, input_size(p), made.channels_last && lies_alike, "input", at_end,
-                rung.pass != Pass::kDgrad);
-  Storage weight = storage(made.weight, weight_size(p), "weight", rung.pass == Pass::kWgrad);
-  Storage output = storage(made.output, output_size(p), "output", rung.pass == Pass::kFprop);
+                rung.pass != Pass::kDgrad, made.columns_apart);
+  Storage weight = storage(made.weight, weight_size(p), "weight", rung.pass == Pass::kWgrad, 0);
+  Storage output =
+      storage(made.output, output_size(p), "output", rung.pass == Pass::kFprop, made.columns_apart);
   // A dense vector.
   Storage bias(made, made.bias, {1, static_cast<std::int64_t>(made.bias.size()), 1, 1}, true,
                "bias", at_end, rung.pass != Pass::kBgrad);

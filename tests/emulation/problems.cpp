@@ -40,8 +40,10 @@ ConvProblem make_problem_of_eights(std::mt19937* random, DType dtype, const Want
     if (many_pixels) channels = 8 * pick(random, 1, 2), outputs = 8 * pick(random, 1, 2);
     const int least = many_pixels ? 17 : 1, most = many_pixels ? 23 : 4 + number % 4 * 3;
     const int h = pick(random, least, most), w = pick(random, least, most);
-    const int r = pick(random, 1, 4), s = pick(random, 1, 4);
-    a.input_size = {pick(random, 1, many_pixels ? 2 : 3), groups * channels, h, w};
+    const int r = pick(random, 1, 4), s = pick(random, patches ? 2 : 1, 4);
+    a.input_size = {pick(random, 1, many_pixels ? 2 : 3), groups * channels,
+                    patches ? r * pick(random, 1, 3) : h,
+                    patches ? s * pick(random, 2, 4) + number % 2 : w};
     a.weight_size = {groups * outputs, channels, r, s};
     const int stride = many_pixels ? 1 : number % 4 == 1 ? 4 : 2;
     a.stride = {pick(random, 1, stride), pick(random, 1, stride)};
@@ -177,6 +179,7 @@ Case make_case(std::mt19937* random, Pass pass, DType dtype, const Wanted& wante
   if (wanted.groups == Groups::kOfEights) {  // and places in memory
     made.gap = number % 5 == 1 ? 16 : number % 5 == 3 ? 8 : 0;
     made.shift *= 8;
+    made.columns_apart = number % 7 == 4 ? 1 : 0;
   }
   const ConvProblem& p = made.problem;
   made.input = draw(random, input_size(p));

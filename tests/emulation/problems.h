@@ -21,7 +21,8 @@ struct Case {
   bool channels_last = true, with_bias = false;
   // How tensors lie: as parts of larger ones, with so many channels (or columns) more, and beginning
   // so many elements behind an aligned place.
-  std::int64_t gap = 0, shift = 0;
+  // Images may lie in wider ones, by so many columns.
+  std::int64_t gap = 0, shift = 0, columns_apart = 0;
   std::vector<double> input, weight, bias, output;  // output: what fprop gives, or its gradient
   std::vector<double> expected;                     // of the pass
 };
