@@ -316,12 +316,12 @@ def cpu_pass(p: _C.ConvProblem, name: str, is_complex: bool = False) -> PassPlan
         reason=plan.reason,
         refused=tuple(plan.refused),
         blocking=tuple(plan.blocking),
-        sources=_cpu_sources(plan),
+        sources=cpu_sources(plan),
         remarks=tuple(remarks),
     )
 
 
-def _cpu_sources(plan: _C.Plan) -> tuple[str, ...]:
+def cpu_sources(plan: _C.Plan) -> tuple[str, ...]:
     strips = plan.algorithm in ("depthwise", "grouped") and plan.pass_ != "wgrad"
     return sources_of(
         plan.algorithm,

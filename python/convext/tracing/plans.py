@@ -6,7 +6,7 @@ from typing import Any
 
 from .. import _C
 from .._sources import chapter_of
-from ..explaining import _cpu_sources
+from ..explaining import cpu_sources
 from ..plan import PASSES
 
 
@@ -16,7 +16,7 @@ def kernel_of(plan: _C.Plan) -> dict[str, Any]:
         "kernel": plan.kernel,
         "algorithm": plan.algorithm,
         "tile": [plan.mr, plan.nr],
-        "sources": list(_cpu_sources(plan)),
+        "sources": list(cpu_sources(plan)),
         "chapter": chapter_of(plan.algorithm, plan.pass_),
     }
 
