@@ -261,21 +261,28 @@ WeightWork weight_work(const ConvParams& params, int m, int n) {
   work.tiles = static_cast<std::int64_t>(work.chunk_tiles) * work.row_tiles * v.groups;
   const std::int64_t pixels = static_cast<std::int64_t>(v.N) * v.P * v.Q;
   const std::int64_t steps = ceil_div(pixels, kStepPixels);
-  // Sums of more than 65536 products would err beyond bfloat16's rounding; fewer than 8 steps fill no
-  // pipeline.
+  // At most 65536 products a sum: 4096 additions, each of which may leave off 2**-23 of it, 2**-11 in
+  // all, which is float16's rounding. Fewer than 8 steps fill no pipeline.
   constexpr std::int64_t kMostSteps = 1024, kFewestSteps = 8, kProcessors = 132;
-  const std::int64_t fewest = ceil_div(steps, kMostSteps);
-  const std::int64_t most = std::max(fewest, std::min(steps / kFewestSteps, 4 * kProcessors));
+  const std::int64_t elements = static_cast<std::int64_t>(v.K) * v.R * v.S * v.channels;
+  // Gigabytes of sums cost more than long sums err.
+  constexpr std::int64_t kMostSums = std::int64_t{1} << 29;
+  const std::int64_t room = std::max<std::int64_t>(kMostSums / elements, 1);
+  const std::int64_t fewest = std::min(ceil_div(steps, kMostSteps), room);
+  const std::int64_t most = std::max(fewest, std::min(steps / kFewestSteps, room));
   // A sum is written and read, by all multiprocessors at 19 bytes a cycle each (4.3 TB/s).
-  const double weights = static_cast<double>(v.K) * v.R * v.S * v.channels;
-  const double cycles_of_share = weights * 8 / (kProcessors * 19.0);
+  const double cycles_of_share = static_cast<double>(elements) * 8 / (kProcessors * 19.0);
   std::int64_t best = fewest;
-  for (std::int64_t count = fewest; count <= most; ++count) {
+  // The most shares that so many waves hold: fewer would be longer, for as many waves.
+  constexpr std::int64_t kMostWaves = 32;
+  for (std::int64_t wave = 0; wave <= kMostWaves; ++wave) {
+    const std::int64_t count =
+        wave == 0 ? fewest : std::clamp(wave * kProcessors / work.tiles, fewest, most);
     const auto length = static_cast<double>(ceil_div(steps, count));
     const double cost = static_cast<double>(waves(work.tiles * count, kProcessors)) *
                             (length * step_cycles(m, n, m + n) + kEpilogueCycles) +
                         static_cast<double>(count) * cycles_of_share;
-    if (count == fewest || cost < work.cycles) {
+    if (wave == 0 || cost < work.cycles) {
       best = count;
       work.cycles = cost;
     }
