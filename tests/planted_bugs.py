@@ -282,8 +282,8 @@ MUTANTS = [
     Mutant("wgmma_data.cuh", "«give_registers<Tile::kProducerRegisters>();»", "", WGMMA_FPROP),
     Mutant(
         "wgmma_launch.cuh",
-        "«p.ctas) * lane_tiles * p.groups»;",
-        "p.ctas)",
+        "p.ctas) * «lane_tiles * p.groups»;",
+        "1",
         WGMMA_FPROP,
     ),
     Mutant(
