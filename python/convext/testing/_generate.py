@@ -78,6 +78,9 @@ def problems_around(
             size = draw.choice((2, 4, 8, 16, 21, 24))
             groups, inputs = 1 + outputs // 4, size
             outputs = size if size < 16 else 16 + inputs % 7
+        elif kernel["algorithm"] == "grouped_planes":
+            # Its tile is of output channels by pixels; of channels it takes at most 64 a group.
+            pixels, outputs, inputs = outputs, (pixels - 1) % 64 + 1, (inputs - 1) % 7 + 1
         elif first_layer:
             groups, inputs = 1, 1 + inputs % 4
         if polyphase and changes.get("R", 3) == 3 and changes.get("S", 3) == 3:
