@@ -36,20 +36,24 @@ ConvProblem make_problem_of_eights(std::mt19937* random, DType dtype, const Want
     if (groups == 1 && number % 5 == 2) outputs = wanted.tile.n + 8 * pick(random, -1, 1);
     if (groups == 1 && number % 5 == 4) channels = wanted.tile.n + 8 * pick(random, -1, 1);
     // Pixels of several tiles and shares, and kernels like their stride, now and then.
-    const bool many_pixels = number % 8 == 7, patches = number % 9 == 5;
+    const bool many_pixels = number % 8 == 7, padded_patches = number % 9 == 8;
+    const bool patches = number % 9 == 5 || padded_patches;
     if (many_pixels) channels = 8 * pick(random, 1, 2), outputs = 8 * pick(random, 1, 2);
     const int least = many_pixels ? 22 : 1, most = many_pixels ? 27 : 4 + number % 4 * 3;
     const int h = pick(random, least, most), w = pick(random, least, most);
     const int r = pick(random, 1, 4), s = pick(random, patches ? 2 : 1, 4);
     a.input_size = {pick(random, many_pixels ? 2 : 1, 3), groups * channels,
                     patches ? r * pick(random, 1, 3) : h,
-                    patches ? s * pick(random, 2, 4) + number % 2 : w};
+                    patches ? s * pick(random, 2, 4) + (padded_patches || number % 2) : w};
     a.weight_size = {groups * outputs, channels, r, s};
     const int stride = many_pixels ? 1 : number % 4 == 1 ? 4 : 2;
     a.stride = {pick(random, 1, stride), pick(random, 1, stride)};
     a.padding = {pick(random, 0, 3), pick(random, 0, 3), pick(random, 0, 3), pick(random, 0, 3)};
     a.dilation = {pick(random, 1, 3), pick(random, 1, 3)};
-    if (patches) a.stride = {r, s}, a.padding = {0, 0, 0, 0}, a.dilation = {1, 1};
+    if (patches) {  // a padded one has its last columns in the padding
+      a.stride = {r, s}, a.dilation = {1, 1};
+      a.padding = {0, padded_patches ? s - 1 : 0, 0, 0};
+    }
     if (number % 9 == 6) {  // 1 x 1: a plain product
       a.weight_size[2] = a.weight_size[3] = 1;
       a.stride = {1, 1}, a.padding = {0, 0, 0, 0};
