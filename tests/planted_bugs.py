@@ -336,6 +336,7 @@ MUTANTS = [
     Mutant("layout.cuh", "«i % kAcross * Vec»", "i % kAcross", COPIES),
     Mutant("copies.cuh", "«(by_channels ? s.w : s.c) % kVec == 0» &&", "true", COPIES),
     Mutant("copies.cuh", "«f.h == width * f.w» &&", "true", COPIES),
+    Mutant("group_launchers.cuh", "block_count(«Flip ? v.W : v.Q», Tile", "v.Q", DEPTHWISE),
     Mutant("launchers.cuh", "«most + 1 < extent ? most + 1 : extent»", "most", SIMT),
     Mutant("launchers.cuh", "«channels % vector == 0» && s.n", "true", SIMT),
     Mutant(

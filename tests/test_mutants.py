@@ -25,7 +25,7 @@ KERNELS = ROOT / "csrc" / "cuda"
 
 # A rung of each kind, for the build is to be quick.
 RUNGS = """\
-#include "cuda/launchers.cuh"
+#include "cuda/group_launchers.cuh"
 #include "cuda/wgmma_launch.cuh"
 
 namespace convext::cuda {

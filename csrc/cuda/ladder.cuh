@@ -1,7 +1,7 @@
 // The table of rungs. Included by ladder.cu, which nvcc compiles, and by the emulation.
 #pragma once
 
-#include "launchers.cuh"
+#include "group_launchers.cuh"
 
 namespace convext::cuda {
 namespace {

@@ -13,7 +13,7 @@
 //           pixels the tiles of all lanes come at the same time, so that pixels are read once. Two
 //           CTAs of a cluster have the same lanes, and each copies half of the weights for both.
 // budget    wgmma_tile.cuh
-// needs     channels adjacent and in eights, tensors and strides of 16-byte multiples, what the
+// needs     channels adjacent and in 16 bytes, tensors and strides of 16-byte multiples, what the
 //           hardware's copies can express (tensor_map.h); with groups, channels and outputs of one in
 //           64s. Padding of zeros.
 // bound by  wgmma; at 64 lanes, copies from the L2 cache, which read a pixel once for each tap.

@@ -18,8 +18,8 @@ struct TapAxis {
   int start = 0, step = 1;
   int taps = 1, first_tap = 0, tap_step = 1;
   int offset = 0, offset_step = 0;
-  int residue = 0,
-      result_step = 1;  // pixel i is row (column) residue + i * result_step of the result
+  // Pixel i is row (column) residue + i * result_step of the result.
+  int residue = 0, result_step = 1;
 };
 
 inline TapAxis fprop_axis(int outputs, int taps, int stride, int pad, int dilation) {
@@ -95,7 +95,7 @@ CONVEXT_HOST_DEVICE int steps_of(int taps, int channels, int slice, int step_dep
 
 // ---- views --------------------------------------------------------------------------------------
 
-// Bytes from a pixel to the next where all pixels of a tensor are evenly spaced, else 0.
+// Elements from a pixel to the next where all pixels of a tensor are evenly spaced, else 0.
 inline std::int64_t pixel_pitch(const Strides& s, int n, int h, int w) {
   const std::int64_t pitch = w > 1 ? s.w : h > 1 ? s.h : n > 1 ? s.n : 1;
   if (w > 1 && h > 1 && s.h != w * pitch) return 0;

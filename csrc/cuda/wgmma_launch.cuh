@@ -134,7 +134,7 @@ DataWork data_work(const ConvParams& params, Pass pass, int pixels, int lanes, i
   const int depth = fprop ? v.channels : v.outputs;
   const std::int64_t lane_tiles =
       block_count(fprop ? v.outputs : v.channels, lanes) * static_cast<std::int64_t>(v.groups);
-  const auto classes = fprop ? std::vector<TapClass>{fprop_class(v)} : dgrad_classes(v);
+  const auto classes = classes_of(v, pass);
   DataWork best;
   for (int ctas = 1; ctas <= 2; ++ctas) {
     std::int64_t tiles = 0;
@@ -181,7 +181,7 @@ struct WgmmaData {
   static void run(const ConvParams& params, const Operands& o, void* stream) {
     bind_device();
     const ConvParams v = viewed(params, Which);
-    const auto classes = kFprop ? std::vector<TapClass>{fprop_class(v)} : dgrad_classes(v);
+    const auto classes = classes_of(v, Which);
     const PixelTensor read = kFprop ? input_of(v, kType, o.input) : output_of(v, kType, o.output);
     const PixelTensor written =
         kFprop ? output_of(v, kType, o.result) : input_of(v, kType, o.result);
@@ -318,7 +318,6 @@ struct WgmmaWeight {
     p.pixels = grad.pixels();
     p.share = work.shares.size;
     p.items = work.tiles * work.shares.count;
-    p.images = v.N;
     p.K = v.K;
     p.groups = v.groups;
     p.outputs = v.outputs;

@@ -174,5 +174,9 @@ std::vector<TapClass> dgrad_classes(const ConvParams& v) {
   return classes;
 }
 
+std::vector<TapClass> classes_of(const ConvParams& v, Pass pass) {
+  return pass == Pass::kFprop ? std::vector<TapClass>{fprop_class(v)} : dgrad_classes(v);
+}
+
 }  // namespace
 }  // namespace convext::cuda

@@ -1,7 +1,7 @@
 // The Hopper rung's main loop: one warpgroup copies, the others multiply by wgmma
 //
-// computes  sums[row][column] = sum_d a[row][d] * b[d][column], 64 of the depth d a step, of
-//           float16 or bfloat16, added up in float32
+// computes  sums[row][column] = sum_d a[row][d] * b[d][column], 128 bytes of the depth d a step, of
+//           float16, bfloat16, or float32 without the bits beyond TF32, added up in float32
 // owns      CTA: kM x kN sums. A consumer, which is a warpgroup, has kRows x kColumns of them; a warp
 //           rows 16w to 16w + 15 of each 64; a thread rows g and g + 8, columns 2t and 2t + 1 of each
 //           16 x 8, with g = thread / 4 and t = thread % 4 of the warp.
@@ -79,7 +79,6 @@ template <class T, int M, int N, int ConsumersM, int ConsumersN, int AMajor, int
 struct WgmmaTile {
   static constexpr int kM = M, kN = N;
   static constexpr int kConsumers = ConsumersM * ConsumersN;
-  static constexpr int kConsumersN = ConsumersN;
   static constexpr int kThreads = 128 * (1 + kConsumers);
   static constexpr int kRows = M / ConsumersM, kColumns = N / ConsumersN, kBlocks = kRows / 64;
   static constexpr int kABytes = M * kStepBytes, kBBytes = N * kStepBytes;

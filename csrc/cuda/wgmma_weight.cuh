@@ -25,7 +25,7 @@ struct WeightParams {
   TapClass taps;  // fprop's one
   std::int64_t pixels, share;
   std::int64_t items;
-  int images, K, groups, outputs, channels;
+  int K, groups, outputs, channels;
   int chunk, chunks;  // channels of a chunk; chunks of a tap
   Divisor by_chunks, by_chunk_tiles, by_row_tiles, by_groups;
   bool grad_tiled;  // its pixels are evenly spaced
@@ -69,7 +69,7 @@ CONVEXT_DEVICE void fill_weight_stages(const WeightParams& p, typename Tile::Rin
     for (int step = 0; step < tile.steps; ++step) {
       std::uint64_t* const barrier = ring.begin_filling();
       unsigned char* const stage = ring.here();
-      // Pixels beyond the last are zeros, in one operand at least those of the other do not matter.
+      // Pixels beyond the last are zeros in both.
       for (int row = 0; row < Tile::kM; row += 64) {
         unsigned char* const to = stage + row * kStepBytes;
         const int k = tile.group * p.outputs + tile.row0 + row;
