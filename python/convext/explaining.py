@@ -322,6 +322,7 @@ def cpu_pass(p: _C.ConvProblem, name: str, is_complex: bool = False) -> PassPlan
 
 
 def cpu_sources(plan: _C.Plan) -> tuple[str, ...]:
+    """Where what runs by the plan is written, as :func:`convext._sources.sources_of` says it."""
     strips = plan.algorithm in ("depthwise", "grouped") and plan.pass_ != "wgrad"
     return sources_of(
         plan.algorithm,
